@@ -1,0 +1,6 @@
+//! (being written)
+
+/// Runs the program and returns its exit status.
+pub fn run() -> std::process::ExitCode {
+    std::process::ExitCode::FAILURE
+}

@@ -1,0 +1,273 @@
+//! The blocking client of the control API: HTTP over the workspace's unix socket.
+
+use crate::locate::{LocateError, Workspace};
+use crate::types::{
+    Agent, ClaimUnits, Claimed, Diff, EndRun, ErrorBody, ErrorCode, Explanation, Lock, LogEntry,
+    Recoverable, ReleaseUnit, Released, Run, RunSummary, Settled, StartRun, StartedRun, Status,
+    Waiting,
+};
+use agentfs_core::changeset::Conflict;
+use agentfs_core::{AgentName, RelPath, RunId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::error::Error as _;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// No daemon listens on the socket.
+    #[error("no daemon serves {}; start it with `agentfs mount {}`", .0.display(), .0.display())]
+    NoDaemon(PathBuf),
+    /// The daemon could not be started.
+    #[error("the daemon of {} could not be started: {why}", root.display())]
+    Start {
+        /// The workspace.
+        root: PathBuf,
+        /// What it said.
+        why: String,
+    },
+    /// The daemon refused, with a reason.
+    #[error("{message}")]
+    Refused {
+        /// What kind of refusal.
+        code: ErrorCode,
+        /// One sentence.
+        message: String,
+        /// The paths in the way, where an apply met another base.
+        conflicts: Vec<Conflict>,
+    },
+    /// The connection broke, or the answer was not understood.
+    #[error("the daemon's answer did not arrive: {0}")]
+    Transport(String),
+    /// No workspace here.
+    #[error(transparent)]
+    Locate(#[from] LocateError),
+}
+
+/// A connection to one workspace's daemon. All calls block until the daemon has answered; those
+/// that may wait in the queue block as long as the wait that they ask for.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::blocking::Client,
+    /// What to call the workspace in errors.
+    root: PathBuf,
+}
+
+impl Client {
+    /// A client of the daemon that listens on `socket`. Does not connect yet.
+    pub fn on_socket(socket: &Path, root: &Path) -> Result<Self, ApiError> {
+        let http = reqwest::blocking::Client::builder()
+            .unix_socket(socket)
+            .no_proxy()
+            .timeout(None)
+            .build()
+            .map_err(|error| ApiError::Transport(error.to_string()))?;
+        Ok(Self { http, root: root.to_owned() })
+    }
+
+    /// A client of the running daemon of `workspace`; [`ApiError::NoDaemon`] if none answers.
+    pub fn connect(workspace: &Workspace) -> Result<Self, ApiError> {
+        let client = Self::on_socket(&workspace.operator_socket(), &workspace.root)?;
+        client.status()?;
+        Ok(client)
+    }
+
+    /// Like [`Client::connect`], but starts the daemon first if none answers: runs the `agentfs`
+    /// beside this program, else the one on `PATH`, and waits until it serves.
+    pub fn connect_or_start(workspace: &Workspace) -> Result<Self, ApiError> {
+        match Self::connect(workspace) {
+            Err(ApiError::NoDaemon(_)) => {
+                start_daemon(workspace)?;
+                Self::connect(workspace)
+            }
+            answer => answer,
+        }
+    }
+
+    /// The daemon and its workspace.
+    pub fn status(&self) -> Result<Status, ApiError> {
+        self.get("/v1/status")
+    }
+
+    /// All leases.
+    pub fn locks(&self) -> Result<Vec<Lock>, ApiError> {
+        self.get("/v1/locks")
+    }
+
+    /// All claims that wait, in the order in which they will be granted.
+    pub fn queue(&self) -> Result<Vec<Waiting>, ApiError> {
+        self.get("/v1/queue")
+    }
+
+    /// All agents, by name.
+    pub fn agents(&self) -> Result<Vec<Agent>, ApiError> {
+        self.get("/v1/agents")
+    }
+
+    /// All runs, oldest first.
+    pub fn runs(&self) -> Result<Vec<Run>, ApiError> {
+        self.get("/v1/runs")
+    }
+
+    /// The journal after entry `after` (0 for all).
+    pub fn log(&self, after: u64) -> Result<Vec<LogEntry>, ApiError> {
+        self.get(&format!("/v1/log?after={after}"))
+    }
+
+    /// The journal after entry `after`, and then each entry as it is written. The iterator ends
+    /// when the daemon does.
+    pub fn follow_log(
+        &self,
+        after: u64,
+    ) -> Result<impl Iterator<Item = Result<LogEntry, ApiError>> + use<>, ApiError> {
+        let response = self.http.get(url(&format!("/v1/log/stream?after={after}"))).send();
+        let lines = BufReader::new(self.accept(response)?).lines();
+        // Server-sent events: each is one `data:` line, the others are keep-alives.
+        Ok(lines.filter_map(|line| match line {
+            Ok(line) => line.strip_prefix("data:").map(|json| {
+                serde_json::from_str(json).map_err(|error| ApiError::Transport(error.to_string()))
+            }),
+            Err(error) => Some(Err(ApiError::Transport(error.to_string()))),
+        }))
+    }
+
+    /// What an agent has changed and not applied or discarded.
+    pub fn diff(&self, agent: &AgentName) -> Result<Diff, ApiError> {
+        self.get(&format!("/v1/agents/{agent}/diff"))
+    }
+
+    /// The same as a patch that `git apply` accepts.
+    pub fn patch(&self, agent: &AgentName) -> Result<Vec<u8>, ApiError> {
+        let response = self.http.get(url(&format!("/v1/agents/{agent}/patch"))).send();
+        let body = self.accept(response)?.bytes();
+        Ok(body.map_err(|error| transport(&error))?.to_vec())
+    }
+
+    /// Makes an agent's changes part of base.
+    pub fn apply(&self, agent: &AgentName) -> Result<Settled, ApiError> {
+        self.post(&format!("/v1/agents/{agent}/apply"), &())
+    }
+
+    /// Drops an agent's changes.
+    pub fn discard(&self, agent: &AgentName) -> Result<Settled, ApiError> {
+        self.post(&format!("/v1/agents/{agent}/discard"), &())
+    }
+
+    /// Claims units; blocks until granted or refused.
+    pub fn claim(&self, request: &ClaimUnits) -> Result<Claimed, ApiError> {
+        self.post("/v1/claims", request)
+    }
+
+    /// Releases a unit.
+    pub fn release(&self, request: &ReleaseUnit) -> Result<Released, ApiError> {
+        self.post("/v1/release", request)
+    }
+
+    /// Why something waits or was refused: about one path, or about everything.
+    pub fn explain(
+        &self,
+        path: Option<&RelPath>,
+        agent: Option<&AgentName>,
+    ) -> Result<Explanation, ApiError> {
+        let mut query = Vec::new();
+        query.extend(path.map(|path| ("path", path.to_string())));
+        query.extend(agent.map(|agent| ("agent", agent.to_string())));
+        self.receive(self.http.get(url("/v1/explain")).query(&query).send())
+    }
+
+    /// Work that is neither applied nor discarded.
+    pub fn recoverable(&self) -> Result<Vec<Recoverable>, ApiError> {
+        self.get("/v1/recover")
+    }
+
+    /// Registers a run; blocks until the units it must hold are granted.
+    pub fn start_run(&self, request: &StartRun) -> Result<StartedRun, ApiError> {
+        self.post("/v1/runs", request)
+    }
+
+    /// Says that a run lives.
+    pub fn heartbeat(&self, run: RunId) -> Result<(), ApiError> {
+        self.post(&format!("/v1/runs/{run}/heartbeat"), &())
+    }
+
+    /// Ends a run, and publishes its changes if the policy says so.
+    pub fn end_run(&self, run: RunId, request: &EndRun) -> Result<RunSummary, ApiError> {
+        self.post(&format!("/v1/runs/{run}/end"), request)
+    }
+
+    /// Asks the daemon to unmount all views and end. Refused while runs live, unless `force`.
+    pub fn shut_down(&self, force: bool) -> Result<(), ApiError> {
+        self.post(&format!("/v1/shutdown?force={force}"), &())
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        self.receive(self.http.get(url(path)).send())
+    }
+
+    fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ApiError> {
+        self.receive(self.http.post(url(path)).json(body).send())
+    }
+
+    fn receive<T: DeserializeOwned>(
+        &self,
+        response: reqwest::Result<reqwest::blocking::Response>,
+    ) -> Result<T, ApiError> {
+        self.accept(response)?.json().map_err(|error| transport(&error))
+    }
+
+    /// The response if it is a success, else the error that it carries.
+    fn accept(
+        &self,
+        response: reqwest::Result<reqwest::blocking::Response>,
+    ) -> Result<reqwest::blocking::Response, ApiError> {
+        let response = response.map_err(|error| {
+            if error.is_connect() {
+                ApiError::NoDaemon(self.root.clone())
+            } else {
+                transport(&error)
+            }
+        })?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        match response.json::<ErrorBody>() {
+            Ok(ErrorBody { code, message, conflicts }) => {
+                Err(ApiError::Refused { code, message, conflicts })
+            }
+            Err(_) => Err(ApiError::Transport(format!("status {status} without a reason"))),
+        }
+    }
+}
+
+fn url(path: &str) -> String {
+    format!("http://agentfs{path}")
+}
+
+/// The error with its causes: reqwest's own text names only the request.
+fn transport(error: &reqwest::Error) -> ApiError {
+    let causes = std::iter::successors(error.source(), |cause| (**cause).source());
+    let text = causes.last().map_or_else(|| error.to_string(), ToString::to_string);
+    ApiError::Transport(text)
+}
+
+/// Runs `agentfs mount ROOT`, which returns when it serves.
+fn start_daemon(workspace: &Workspace) -> Result<(), ApiError> {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("agentfs")));
+    let program = beside.filter(|path| path.is_file()).unwrap_or_else(|| "agentfs".into());
+    let failed = |why: String| ApiError::Start { root: workspace.root.clone(), why };
+    let output = Command::new(&program)
+        .arg("mount")
+        .arg(&workspace.root)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| failed(format!("{}: {error}", program.display())))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(failed(said.trim().trim_start_matches("agentfs: ").to_owned()))
+}

@@ -1,0 +1,395 @@
+//! The JSON bodies of the control API, version 1.
+//!
+//! Fields are only ever added, and each addition has a default, so that an older reader and a
+//! newer writer understand each other.
+
+use agentfs_core::changeset::{ChangeSet, Conflict};
+use agentfs_core::config::{Config, Span, Unclaimed};
+use agentfs_core::{
+    AgentName, BaseVersion, ClaimId, Mode, RelPath, RunId, Timestamp, Token, WorkUnit,
+};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The environment variable that names the control socket; set inside every sandbox.
+pub const SOCKET_VARIABLE: &str = "AGENTFS_SOCKET";
+
+/// The answer to a request that failed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What kind of failure, for programs.
+    pub code: ErrorCode,
+    /// One sentence for people: what failed, which, and what to do.
+    pub message: String,
+    /// The paths in the way, where an apply met another base.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<Conflict>,
+}
+
+/// Kinds of failure. Each has one HTTP status and one exit code of `agentctl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request is not well-formed.
+    BadRequest,
+    /// No such agent, run, unit or claim.
+    NotFound,
+    /// Another agent holds it, or base is not what the change was based on.
+    Conflict,
+    /// The wait reached its deadline.
+    TimedOut,
+    /// The caller has no right to do this.
+    Forbidden,
+    /// The daemon failed.
+    Internal,
+}
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The workspace's real directory.
+    pub root: PathBuf,
+    /// Where the views are: `MOUNTPOINT/AGENT`.
+    pub mountpoint: PathBuf,
+    /// Where journal, deltas and homes are kept.
+    pub state_dir: PathBuf,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// When it began to serve.
+    pub since: Timestamp,
+    /// The daemon's version.
+    pub version: String,
+    /// How many change sets have been applied.
+    pub base_version: BaseVersion,
+    /// Live runs.
+    pub live_runs: usize,
+    /// Leases held.
+    pub leases: usize,
+    /// Claims that wait.
+    pub waiting: usize,
+    /// Agents with changes that are neither applied nor discarded.
+    pub pending: usize,
+    /// The configuration in force.
+    pub config: Config,
+    /// How views are served, e.g. "as root" or "rootless, by fusermount3".
+    pub mount_method: String,
+}
+
+/// One lease: `GET /v1/locks`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    /// What is held.
+    pub unit: WorkUnit,
+    /// Shared or exclusive.
+    pub mode: Mode,
+    /// Who holds it.
+    pub agent: AgentName,
+    /// The run that claimed it.
+    pub run: RunId,
+    /// The fencing token.
+    pub token: Token,
+    /// Since when.
+    pub since: Timestamp,
+    /// When it ends if its run gives no sign of life.
+    pub expires: Timestamp,
+    /// How many claims wait for it.
+    pub waiters: usize,
+}
+
+/// One claim that waits: `GET /v1/queue`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// The claim.
+    pub claim: ClaimId,
+    /// Its place among the claims that overlap it, from 1.
+    pub position: usize,
+    /// What it wants.
+    pub units: Vec<WorkUnit>,
+    /// Shared or exclusive.
+    pub mode: Mode,
+    /// Who wants it.
+    pub agent: AgentName,
+    /// For which run.
+    pub run: RunId,
+    /// Who is in the way, and with what.
+    pub blockers: Vec<Blocker>,
+    /// Since when it waits.
+    pub since: Timestamp,
+    /// When it gives up.
+    pub deadline: Timestamp,
+    /// What waits: an open, a rename, a claim by hand.
+    pub cause: String,
+}
+
+/// What stands in the way of a claim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocker {
+    /// The agent.
+    pub agent: AgentName,
+    /// The unit it holds, or waits for with an earlier place in the queue.
+    pub unit: WorkUnit,
+    /// Since when.
+    pub since: Timestamp,
+    /// Whether it holds the unit; else it only is ahead in the queue.
+    pub holds: bool,
+}
+
+/// One agent: `GET /v1/agents`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its name.
+    pub name: AgentName,
+    /// What it is doing.
+    pub state: AgentState,
+    /// Its latest run.
+    pub run: Option<RunId>,
+    /// Where its view is served, if it is.
+    pub view: Option<PathBuf>,
+    /// Units it holds.
+    pub leases: usize,
+    /// Paths it has changed and not yet applied or discarded.
+    pub changed: usize,
+    /// The last sign of life.
+    pub last_active: Timestamp,
+}
+
+/// What an agent is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentState {
+    /// It has a live run.
+    Running,
+    /// It has a live run that waits in the queue.
+    Waiting,
+    /// It has no live run, but changes that wait for apply or discard.
+    Pending,
+    /// Neither.
+    Idle,
+}
+
+/// One run: `GET /v1/runs`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// Its id.
+    pub id: RunId,
+    /// Whose.
+    pub agent: AgentName,
+    /// The command and its arguments.
+    pub argv: Vec<String>,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// How it ended.
+    pub exit: Option<Exit>,
+    /// What became of its changes; none while it lives.
+    pub outcome: Option<Outcome>,
+}
+
+pub use agentfs_core::machine::Exit;
+
+/// What became of a run's changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Outcome {
+    /// There were none.
+    Nothing,
+    /// They are part of base.
+    Applied {
+        /// The version of base that they made.
+        version: BaseVersion,
+    },
+    /// They wait in the agent's delta.
+    Pending {
+        /// Why, in a sentence.
+        why: String,
+    },
+    /// Somebody discarded them.
+    Discarded,
+}
+
+/// `POST /v1/runs`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StartRun {
+    /// Which agent; none for a free short name.
+    pub agent: Option<AgentName>,
+    /// The command and its arguments.
+    pub argv: Vec<String>,
+    /// What it must hold before it starts.
+    #[serde(default)]
+    pub claims: Vec<WorkUnit>,
+    /// Overrides `unclaimed` of the configuration.
+    #[serde(default)]
+    pub unclaimed: Option<Unclaimed>,
+    /// Overrides `wait` of the configuration.
+    #[serde(default)]
+    pub wait: Option<Span>,
+    /// The process whose end is the run's end (the shim).
+    pub pid: u32,
+}
+
+/// The answer to [`StartRun`]: all that a sandbox is built from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StartedRun {
+    /// The run.
+    pub run: RunId,
+    /// Its agent.
+    pub agent: AgentName,
+    /// The workspace's real directory: inside, the view is mounted over it.
+    pub root: PathBuf,
+    /// Where the agent's view is served.
+    pub view: PathBuf,
+    /// The agent's private home directory.
+    pub home: PathBuf,
+    /// The agent's own control socket.
+    pub socket: PathBuf,
+    /// The user and group to become first, where the daemon runs as root.
+    pub run_as: Option<(u32, u32)>,
+    /// How often to send a heartbeat.
+    pub heartbeat: Span,
+}
+
+/// `POST /v1/runs/RUN/end`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EndRun {
+    /// How the command ended.
+    pub exit: Exit,
+}
+
+/// The answer to [`EndRun`]: what people want to read at the end of a run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunSummary {
+    /// The run.
+    pub run: RunId,
+    /// Its agent.
+    pub agent: AgentName,
+    /// What the agent's delta holds, or held until it was applied.
+    pub changes: ChangeSet,
+    /// The units that it held.
+    pub units: Vec<WorkUnit>,
+    /// The waits and refusals it had, in order.
+    pub waits: Vec<WaitRecord>,
+    /// What became of the changes.
+    pub outcome: Outcome,
+}
+
+/// One wait that has ended, or one refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitRecord {
+    /// For what.
+    pub unit: WorkUnit,
+    /// How long, in milliseconds.
+    pub millis: u64,
+    /// One sentence: who was in the way and how it ended.
+    pub text: String,
+}
+
+/// `POST /v1/claims`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClaimUnits {
+    /// For whom; an agent's own socket needs no name.
+    pub agent: Option<AgentName>,
+    /// All or none of these.
+    pub units: Vec<WorkUnit>,
+    /// Shared or exclusive.
+    pub mode: Mode,
+    /// How long to wait; none for the configuration's `wait`.
+    #[serde(default)]
+    pub wait: Option<Span>,
+}
+
+/// The answer to [`ClaimUnits`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Claimed {
+    /// The leases, in the order of the units that were asked for.
+    pub leases: Vec<Lock>,
+}
+
+/// `POST /v1/release`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReleaseUnit {
+    /// Whose lease; none for the caller's own or, for the operator, the only holder.
+    pub agent: Option<AgentName>,
+    /// What to release.
+    pub unit: WorkUnit,
+}
+
+/// The answer to [`ReleaseUnit`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Released {
+    /// Who held it.
+    pub agent: AgentName,
+    /// What was released.
+    pub unit: WorkUnit,
+}
+
+/// `GET /v1/agents/AGENT/diff`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Diff {
+    /// Whose.
+    pub agent: AgentName,
+    /// The changes with line counts; `GET .../patch` has the text.
+    pub changes: ChangeSet,
+    /// Paths whose base is no longer what they were based on.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// `POST /v1/agents/AGENT/apply` and `.../discard`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Settled {
+    /// Whose changes.
+    pub agent: AgentName,
+    /// What they were.
+    pub changes: ChangeSet,
+    /// What became of them.
+    pub outcome: Outcome,
+    /// The units that are free again.
+    pub released: Vec<WorkUnit>,
+}
+
+/// `GET /v1/explain?path=...`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Each a sentence: present waits first, then recent refusals, newest first.
+    pub sentences: Vec<String>,
+}
+
+/// Work that is neither applied nor discarded: `GET /v1/recover`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Recoverable {
+    /// Whose.
+    pub agent: AgentName,
+    /// The run that made it.
+    pub run: Option<RunId>,
+    /// How that run ended.
+    pub exit: Option<Exit>,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// Paths changed.
+    pub changed: usize,
+    /// Lines added.
+    pub added: u64,
+    /// Lines removed.
+    pub removed: u64,
+    /// Whether its leases are gone: it can still be applied where base has not moved.
+    pub sealed: bool,
+    /// Where the delta is on disk, in overlayfs's format.
+    pub delta: PathBuf,
+    /// Paths whose base has moved since.
+    pub conflicts: Vec<RelPath>,
+}
+
+/// One entry of the journal: `GET /v1/log`, and an event of `GET /v1/log/stream`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Its number, from 1 without gaps.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Whose doing it is about, if an agent's.
+    pub agent: Option<AgentName>,
+    /// A sentence.
+    pub text: String,
+    /// The event itself.
+    pub event: serde_json::Value,
+}

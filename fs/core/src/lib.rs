@@ -1,0 +1,25 @@
+//! The pure domain of agentfs.
+//!
+//! What is here: the words of the product as types ([`RelPath`], [`WorkUnit`], [`AgentName`] ...),
+//! the lock table and the state machine that owns it ([`machine`]), the sentences that explain
+//! waits and refusals ([`explain`]), the configuration ([`config`]) and the shape of a change set
+//! ([`changeset`]).
+//!
+//! What must never be here: I/O, a clock, threads, FUSE, SQLite. Time comes in as an argument
+//! ([`Timestamp`]); whoever calls performs the effects. State is a pure fold of events (G7).
+#![forbid(unsafe_code)]
+
+pub mod changeset;
+pub mod config;
+pub mod explain;
+pub mod ids;
+pub mod locks;
+pub mod machine;
+pub mod path;
+pub mod time;
+pub mod unit;
+
+pub use ids::{AgentName, BaseVersion, ClaimId, RunId, Token};
+pub use path::RelPath;
+pub use time::Timestamp;
+pub use unit::{Mode, WorkUnit};

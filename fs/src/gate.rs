@@ -1,0 +1,140 @@
+//! The gate between a view and the owner of the workspace's state: what a write meets
+//! (DESIGN.md §6), seen from the view's side.
+//!
+//! A view never decides: it says what an operation would write ([`Intent`]) and goes on only with
+//! a [`Permit`]. It must never block a FUSE session thread on the answer: [`Gate::ask`] returns at
+//! once and calls back later, from a thread of its own, when the answer may have taken a minute.
+
+use agentfs_core::changeset::Before;
+use agentfs_core::{RelPath, WorkUnit};
+
+/// What one operation would write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// The operation, in words for people: "open", "rename", "unlink" ...
+    pub operation: &'static str,
+    /// What must be held, all or nothing.
+    pub units: Vec<WorkUnit>,
+    /// The paths whose entries the operation replaces, and whose version therefore counts (G2).
+    pub paths: Vec<RelPath>,
+}
+
+/// Who asks, as the kernel names it: the thread whose system call waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Requester {
+    /// The thread's id in the daemon's pid namespace; 0 if it has none there.
+    pub tid: u32,
+}
+
+/// Proof that the gate let an operation through, or that it needs none.
+///
+/// Only a gate makes one, and [`Permit::scratch`] for paths that are never locked.
+#[derive(Debug)]
+pub struct Permit(());
+
+impl Permit {
+    /// For an operation on scratch paths alone.
+    pub(crate) fn scratch() -> Self {
+        Self(())
+    }
+
+    /// For the gate's own use.
+    pub(crate) fn granted() -> Self {
+        Self(())
+    }
+}
+
+/// Why an operation was refused. The journal and `agentctl explain` have the whole sentence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Another agent holds the unit, and the deadline passed or waiting would be a deadlock.
+    #[error("held by another agent")]
+    Busy,
+    /// Base has a version that this run has not read.
+    #[error("changed since this run read it")]
+    Stale,
+    /// The run may not write it without a claim.
+    #[error("not claimed")]
+    Denied,
+    /// The process that waited is gone or has a signal to take.
+    #[error("interrupted")]
+    Interrupted,
+    /// No run of this agent is alive, or the daemon ends.
+    #[error("no live run")]
+    Closed,
+}
+
+/// What the gate tells the operation when it is answered.
+pub type Answer = Box<dyn FnOnce(Result<Permit, Refusal>) + Send>;
+
+/// One agent's way to the owner of the state.
+pub trait Gate: Send + Sync + 'static {
+    /// The fast path: a permit if this agent holds all that `intent` needs and the owner has
+    /// already noted what its paths were based on. Never blocks, never goes to the owner.
+    fn already(&self, intent: &Intent) -> Option<Permit>;
+
+    /// Asks for `intent`; `answer` is called exactly once, from another thread.
+    fn ask(&self, intent: Intent, requester: Requester, answer: Answer);
+
+    /// The run has opened `path` for reading and sees the version that the view shows now.
+    fn read(&self, path: &RelPath);
+
+    /// `path` is again as it is in base: what was claimed for it without being asked for can be
+    /// given back (the temporary name of an editor's save).
+    fn forget(&self, path: &RelPath);
+
+    /// The text of one file of the virtual directory `.agentfs/`, made now. May take as long as
+    /// the owner is busy: call it from a thread that may wait.
+    fn notice(&self, notice: Notice) -> String;
+}
+
+/// The files of the virtual directory `.agentfs/` at a view's root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Notice {
+    /// Agent, run, base version, policy.
+    Whoami,
+    /// All leases.
+    Locks,
+    /// All claims that wait.
+    Waiting,
+    /// Why this agent waits or was refused.
+    Explain,
+    /// What this directory is.
+    Readme,
+    /// `*`, so that git ignores the directory.
+    GitIgnore,
+}
+
+impl Notice {
+    /// Every file with its name.
+    pub const ALL: [(Notice, &'static str); 6] = [
+        (Notice::Whoami, "whoami"),
+        (Notice::Locks, "locks"),
+        (Notice::Waiting, "waiting"),
+        (Notice::Explain, "explain"),
+        (Notice::Readme, "README.md"),
+        (Notice::GitIgnore, ".gitignore"),
+    ];
+}
+
+/// What the owner of the state needs from a view. It never calls back into the gate.
+pub trait ViewControl: Send + Sync + 'static {
+    /// What base holds at `path` now, seen past this view's own changes.
+    fn base_entry(&self, path: &RelPath) -> std::io::Result<Before>;
+
+    /// Before an apply replaces `paths` in base: keeps their present versions as pins, so that
+    /// this view goes on showing them.
+    fn pin(&self, paths: &[RelPath]) -> std::io::Result<()>;
+
+    /// Moves `paths` (all, if none are given) to what base holds now: drops their pins and makes
+    /// the kernel forget what it cached.
+    fn sync(&self, paths: Option<&[RelPath]>) -> std::io::Result<()>;
+
+    /// After `paths` of the delta have become part of base, or were discarded: removes them from
+    /// the delta and makes the kernel forget what it cached. An empty list means all that is not
+    /// scratch.
+    fn drop_from_delta(&self, paths: &[RelPath]) -> std::io::Result<()>;
+
+    /// The paths that some process has open for writing now.
+    fn open_for_writing(&self) -> Vec<RelPath>;
+}
