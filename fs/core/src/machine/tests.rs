@@ -22,6 +22,7 @@ fn process() -> ProcessMark {
     ProcessMark { pid: 1, started: 1, boot: "b".into() }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what base holds is a `Before`")]
 fn version(mtime_ns: i64) -> Before {
     Some(Signature { kind: FileKind::File, mode: 0o644, size: 3, mtime_ns, ino: 9 })
 }
@@ -37,7 +38,9 @@ struct Story {
 impl Story {
     fn with(agents: &[&str]) -> Self {
         let mut story = Self::default();
-        agents.iter().for_each(|agent| story.start(agent, Unclaimed::Claim));
+        for agent in agents {
+            story.start(agent, Unclaimed::Claim);
+        }
         story
     }
 
