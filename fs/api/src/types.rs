@@ -84,8 +84,8 @@ pub struct Lock {
     pub mode: Mode,
     /// Who holds it.
     pub agent: AgentName,
-    /// The run that claimed it.
-    pub run: RunId,
+    /// The run that claimed it; none for a claim made by hand without one.
+    pub run: Option<RunId>,
     /// The fencing token.
     pub token: Token,
     /// Since when.
@@ -109,8 +109,8 @@ pub struct Waiting {
     pub mode: Mode,
     /// Who wants it.
     pub agent: AgentName,
-    /// For which run.
-    pub run: RunId,
+    /// For which run, if for one.
+    pub run: Option<RunId>,
     /// Who is in the way, and with what.
     pub blockers: Vec<Blocker>,
     /// Since when it waits.

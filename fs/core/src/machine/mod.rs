@@ -204,6 +204,9 @@ pub enum Rejection {
     /// The agent does not hold the unit.
     #[error("{0} does not hold {1} (see `agentctl locks`)")]
     NotHeld(AgentName, WorkUnit),
+    /// No agent holds the unit.
+    #[error("nobody holds {0} (see `agentctl locks`)")]
+    NobodyHolds(WorkUnit),
     /// Another agent holds a path of the change set.
     #[error(
         "{path} is held by {holder}; apply or discard {holder}'s changes first, or release it: `agentctl release {unit} --agent {holder}`"

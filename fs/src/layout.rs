@@ -1,0 +1,95 @@
+//! Where things are inside a workspace's state directory, and whose files they are.
+//!
+//! ```text
+//! STATE/journal.db              the journal
+//! STATE/daemon.log              what a daemon in the background has to say
+//! STATE/agents/NAME/delta/      the agent's changes, in overlayfs's on-disk format
+//! STATE/agents/NAME/work/       overlayfs's work directory
+//! STATE/agents/NAME/pins/       old versions of base that the agent's view still shows
+//! STATE/agents/NAME/home/       the agent's home
+//! ```
+
+use crate::view::Owner;
+use agentfs_api::Workspace;
+use agentfs_core::AgentName;
+use rustix::fs::{Gid, Mode, Uid};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// `nobody` and `nogroup`: who runs as root's agent when nobody better is known.
+const NOBODY: (u32, u32) = (65_534, 65_534);
+
+/// One agent's directories.
+#[derive(Clone, Debug)]
+pub struct AgentDirs {
+    /// Its changes.
+    pub delta: PathBuf,
+    /// For files in the making, on the delta's file system.
+    pub work: PathBuf,
+    /// Old versions of base.
+    pub pins: PathBuf,
+    /// Its home.
+    pub home: PathBuf,
+}
+
+impl AgentDirs {
+    /// The agent's directories, made if they are missing; the home belongs to `owner.shown`.
+    pub fn make(workspace: &Workspace, agent: &AgentName, owner: Owner) -> io::Result<Self> {
+        let agents = workspace.state_dir.join("agents");
+        let dir = agents.join(agent.as_str());
+        let dirs = Self {
+            delta: dir.join("delta"),
+            work: dir.join("work"),
+            pins: dir.join("pins"),
+            home: dir.join("home"),
+        };
+        for made in [&dirs.delta, &dirs.work, &dirs.pins, &dirs.home] {
+            make_private(made)?;
+        }
+        let root = workspace.root.metadata()?;
+        rustix::fs::chmod(&dirs.delta, Mode::from_raw_mode(root.mode() & 0o7777))?;
+        if rustix::process::geteuid().is_root() {
+            give(&dirs.home, owner.shown)?;
+            give(&dirs.delta, (root.uid(), root.gid()))?;
+        }
+        Ok(dirs)
+    }
+
+    /// The delta of an agent, which may not exist.
+    pub fn delta_of(workspace: &Workspace, agent: &AgentName) -> PathBuf {
+        workspace.state_dir.join("agents").join(agent.as_str()).join("delta")
+    }
+}
+
+/// Makes `dir`, and what is missing above it, for its owner alone.
+pub fn make_private(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Makes `path` belong to a user and group.
+pub fn give(path: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
+    Ok(rustix::fs::chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?)
+}
+
+/// Whose files base has, and as whose the agents see them.
+///
+/// A daemon without privileges serves its own user. Root's agents run as the workspace's owner
+/// or, where that is root too, as the user who called `sudo`, else as `nobody`.
+pub fn owner_of(base: &Path) -> io::Result<Owner> {
+    let root = base.metadata()?;
+    let host = (root.uid(), root.gid());
+    let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let shown = match (user.0, host.0) {
+        (0, 0) => sudo_caller().unwrap_or(NOBODY),
+        (0, _) => host,
+        _ => user,
+    };
+    Ok(Owner { host, shown })
+}
+
+fn sudo_caller() -> Option<(u32, u32)> {
+    let number = |name| std::env::var(name).ok()?.parse().ok();
+    Some((number("SUDO_UID")?, number("SUDO_GID")?)).filter(|(uid, _)| *uid != 0)
+}

@@ -1,0 +1,273 @@
+//! The handlers: decode, ask the owner, encode.
+
+use super::{Caller, Context};
+use crate::service::{Owner, ServiceError};
+use agentfs_api::types::{
+    Agent, ClaimUnits, Claimed, Diff, EndRun, Explanation, Lock, LogEntry, Recoverable,
+    ReleaseUnit, Released, Run, RunSummary, Settled, StartRun, StartedRun, Status, Waiting,
+};
+use agentfs_core::locks::Origin;
+use agentfs_core::machine::{ClaimRequest, Exit, OPERATOR};
+use agentfs_core::{AgentName, Mode, RelPath, RunId};
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::convert::Infallible;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::{Stream, StreamExt as _};
+
+type Answer<T> = Result<Json<T>, ServiceError>;
+
+/// A body, decoded here rather than by axum, so that what is wrong is said in our own words.
+fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, ServiceError> {
+    serde_json::from_slice(body).map_err(|error| ServiceError::BadRequest(error.to_string()))
+}
+
+/// A name or number from the path of the request.
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, ServiceError> {
+    text.parse().map_err(|error: T::Err| ServiceError::BadRequest(error.to_string()))
+}
+
+async fn ask<T: Send + 'static>(
+    context: &Context,
+    job: impl FnOnce(&mut Owner) -> Result<T, ServiceError> + Send + 'static,
+) -> Answer<T> {
+    context.service.ask(job).await.map(Json)
+}
+
+/// Runs what reads files apart from the owner and from tokio's own threads.
+async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    tokio::task::spawn_blocking(job).await.unwrap_or(Err(ServiceError::Stopped))
+}
+
+impl Context {
+    /// The agent that a request speaks for: an agent only for itself.
+    fn agent(&self, named: Option<AgentName>) -> Result<AgentName, ServiceError> {
+        match (&self.caller, named) {
+            (Caller::Operator, Some(agent)) => Ok(agent),
+            (Caller::Operator, None) => parse(OPERATOR),
+            (Caller::Agent(own), None) => Ok(own.clone()),
+            (Caller::Agent(own), Some(agent)) if *own == agent => Ok(agent),
+            (Caller::Agent(_), Some(_)) => Err(ServiceError::Forbidden("act for another agent")),
+        }
+    }
+}
+
+pub(super) async fn status(State(context): State<Context>) -> Answer<Status> {
+    ask(&context, |owner| Ok(owner.status())).await
+}
+
+pub(super) async fn locks(State(context): State<Context>) -> Answer<Vec<Lock>> {
+    ask(&context, |owner| Ok(owner.locks())).await
+}
+
+pub(super) async fn queue(State(context): State<Context>) -> Answer<Vec<Waiting>> {
+    ask(&context, |owner| Ok(owner.queue())).await
+}
+
+pub(super) async fn agents(State(context): State<Context>) -> Answer<Vec<Agent>> {
+    ask(&context, |owner| Ok(owner.agents())).await
+}
+
+pub(super) async fn runs(State(context): State<Context>) -> Answer<Vec<Run>> {
+    ask(&context, |owner| Ok(owner.runs())).await
+}
+
+pub(super) async fn claim(State(context): State<Context>, body: axum::body::Bytes) -> Answer<Claimed> {
+    let ClaimUnits { agent, units, mode, wait } = decode(&body)?;
+    let agent = context.agent(agent)?;
+    if units.is_empty() {
+        return Err(ServiceError::BadRequest("name at least one unit to claim".to_owned()));
+    }
+    let wait = wait.map(|wait| wait.0);
+    let (cause, origin) = ("claim".to_owned(), Origin::Asked);
+    let request = ClaimRequest { agent, units, mode, wait, cause, origin };
+    let leases = context.service.claim(request).await?;
+    Ok(Json(Claimed { leases }))
+}
+
+pub(super) async fn release(
+    State(context): State<Context>,
+    body: axum::body::Bytes,
+) -> Answer<Released> {
+    let ReleaseUnit { agent, unit } = decode(&body)?;
+    let named = match (&context.caller, agent) {
+        (Caller::Operator, named) => named,
+        (Caller::Agent(_), named) => Some(context.agent(named)?),
+    };
+    ask(&context, move |owner| owner.release(named, unit)).await
+}
+
+#[derive(Deserialize)]
+pub(super) struct About {
+    path: Option<String>,
+    agent: Option<String>,
+}
+
+pub(super) async fn explain(
+    State(context): State<Context>,
+    Query(about): Query<About>,
+) -> Answer<Explanation> {
+    let path: Option<RelPath> = about.path.as_deref().map(parse).transpose()?;
+    let named = about.agent.as_deref().map(parse).transpose()?;
+    let agent = match &context.caller {
+        Caller::Operator => named,
+        // About a path, an agent may hear who is in its way; about anything, only of itself.
+        Caller::Agent(own) => path.is_none().then(|| own.clone()),
+    };
+    ask(&context, move |owner| owner.explain(path.as_ref(), agent.as_ref())).await
+}
+
+pub(super) async fn diff(
+    State(context): State<Context>,
+    Path(agent): Path<String>,
+) -> Answer<Diff> {
+    let agent = context.agent(Some(parse(&agent)?))?;
+    let work = context.service.ask(move |owner| owner.work_of(&agent)).await?;
+    let diff = blocking(move || {
+        let changes = work.changes()?;
+        let conflicts = work.conflicts(&changes)?;
+        Ok(Diff { agent: work.agent, changes, conflicts })
+    });
+    diff.await.map(Json)
+}
+
+pub(super) async fn patch(
+    State(context): State<Context>,
+    Path(agent): Path<String>,
+) -> Result<Vec<u8>, ServiceError> {
+    let agent = context.agent(Some(parse(&agent)?))?;
+    let work = context.service.ask(move |owner| owner.work_of(&agent)).await?;
+    blocking(move || work.patch()).await
+}
+
+pub(super) async fn start_run(
+    State(context): State<Context>,
+    body: axum::body::Bytes,
+) -> Answer<StartedRun> {
+    let mut request: StartRun = decode(&body)?;
+    let claims = std::mem::take(&mut request.claims);
+    let pid = request.pid;
+    let started = context.service.ask(move |owner| owner.start_run(request)).await?;
+    context.server.watch(started.run, pid);
+    let ready = async {
+        context.server.listen_for(&started).await?;
+        if !claims.is_empty() {
+            let request = ClaimRequest {
+                agent: started.agent.clone(),
+                units: claims,
+                mode: Mode::Exclusive,
+                wait: None,
+                cause: "run".to_owned(),
+                origin: Origin::Asked,
+            };
+            context.service.claim(request).await?;
+        }
+        Ok(())
+    };
+    if let Err(error) = ready.await {
+        let run = started.run;
+        context.service.ask(move |owner| owner.end_run(run, Exit::NotStarted)).await?;
+        return Err(error);
+    }
+    Ok(Json(started))
+}
+
+pub(super) async fn heartbeat(State(context): State<Context>, Path(run): Path<String>) -> Answer<()> {
+    let run: RunId = parse(&run)?;
+    ask(&context, move |owner| owner.heartbeat(run)).await
+}
+
+pub(super) async fn end_run(
+    State(context): State<Context>,
+    Path(run): Path<String>,
+    body: axum::body::Bytes,
+) -> Answer<RunSummary> {
+    let run: RunId = parse(&run)?;
+    let EndRun { exit } = decode(&body)?;
+    ask(&context, move |owner| owner.end_run(run, exit)).await
+}
+
+pub(super) async fn apply(
+    State(context): State<Context>,
+    Path(agent): Path<String>,
+) -> Answer<Settled> {
+    let agent: AgentName = parse(&agent)?;
+    ask(&context, move |owner| owner.apply_agent(&agent)).await
+}
+
+pub(super) async fn discard(
+    State(context): State<Context>,
+    Path(agent): Path<String>,
+) -> Answer<Settled> {
+    let agent: AgentName = parse(&agent)?;
+    ask(&context, move |owner| owner.discard_agent(&agent)).await
+}
+
+pub(super) async fn recover(State(context): State<Context>) -> Answer<Vec<Recoverable>> {
+    let pending = context.service.ask(|owner| Ok(owner.agents_at_rest())).await?;
+    let mut found = Vec::new();
+    for agent in pending {
+        let work = context.service.ask(move |owner| owner.work_of(&agent)).await?;
+        let (work, changes, conflicts) = blocking(move || {
+            let changes = work.changes()?;
+            let conflicts = work.conflicts(&changes)?;
+            Ok((work, changes, conflicts))
+        })
+        .await?;
+        if !changes.is_empty() {
+            let entry =
+                context.service.ask(move |owner| Ok(owner.recoverable(&work, &changes, &conflicts)));
+            found.push(entry.await?);
+        }
+    }
+    Ok(Json(found))
+}
+
+#[derive(Deserialize)]
+pub(super) struct After {
+    #[serde(default)]
+    after: u64,
+}
+
+pub(super) async fn log(
+    State(context): State<Context>,
+    Query(After { after }): Query<After>,
+) -> Answer<Vec<LogEntry>> {
+    ask(&context, move |owner| owner.follow(after).map(|(past, _)| past)).await
+}
+
+pub(super) async fn log_stream(
+    State(context): State<Context>,
+    Query(After { after }): Query<After>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ServiceError> {
+    let (past, live) = context.service.ask(move |owner| owner.follow(after)).await?;
+    // A reader that falls so far behind that entries are lost to it is cut off, and can come back
+    // with the last number that it saw.
+    let live = BroadcastStream::new(live).map_while(Result::ok);
+    let entries = tokio_stream::iter(past).chain(live);
+    let events = entries.map(|entry| {
+        let json = serde_json::to_string(&entry).unwrap_or_default();
+        Ok(Event::default().id(entry.seq.to_string()).data(json))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}
+
+#[derive(Deserialize)]
+pub(super) struct HowHard {
+    #[serde(default)]
+    force: bool,
+}
+
+pub(super) async fn shut_down(
+    State(context): State<Context>,
+    Query(HowHard { force }): Query<HowHard>,
+) -> Answer<()> {
+    let stopped = ask(&context, move |owner| owner.stop(force)).await?;
+    context.server.shut_down();
+    Ok(stopped)
+}

@@ -1,0 +1,137 @@
+//! The sockets that are listened on, and the processes that are watched.
+
+use super::{Caller, Context, router};
+use crate::layout;
+use crate::service::{Service, ServiceError};
+use agentfs_api::Workspace;
+use agentfs_api::types::StartedRun;
+use agentfs_core::machine::Exit;
+use agentfs_core::{AgentName, RunId};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+
+/// Why the server could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A socket could not be made.
+    #[error("can't listen on {}: {source}", path.display())]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The owner failed.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+/// The running server. Clones are the same one.
+#[derive(Clone)]
+pub struct Server {
+    service: Service,
+    workspace: Workspace,
+    listening: Arc<Mutex<BTreeSet<AgentName>>>,
+    /// Becomes true when the server is to end.
+    ended: Arc<watch::Sender<bool>>,
+}
+
+impl Server {
+    /// Listens on the operator's socket, and watches the processes of the runs that live.
+    pub async fn start(service: Service, workspace: Workspace) -> Result<Self, ServerError> {
+        let ended = Arc::new(watch::channel(false).0);
+        let server = Self { service, workspace, listening: Arc::default(), ended };
+        let socket = server.workspace.operator_socket();
+        server.listen(&socket, Caller::Operator)?;
+        for (run, pid) in server.service.ask(|owner| Ok(owner.live_runs())).await? {
+            server.watch(run, pid);
+        }
+        Ok(server)
+    }
+
+    /// Waits until somebody asks the server to end.
+    pub async fn ended(&self) {
+        // The sender lives in `self`, so this can't fail.
+        drop(self.ended.subscribe().wait_for(|ended| *ended).await);
+    }
+
+    /// Ends the server: open requests are still answered.
+    pub fn shut_down(&self) {
+        self.ended.send_replace(true);
+    }
+
+    /// Listens on the socket of a run's agent, which belongs to the user that the agent runs as.
+    pub async fn listen_for(&self, started: &StartedRun) -> Result<(), ServiceError> {
+        let new = {
+            let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+            listening.insert(started.agent.clone())
+        };
+        if new {
+            let dir = started.socket.parent().unwrap_or(Path::new("/"));
+            layout::make_private(dir).map_err(ServiceError::io("make the directory", dir))?;
+            self.listen(&started.socket, Caller::Agent(started.agent.clone()))
+                .map_err(|error| ServiceError::BadRequest(error.to_string()))?;
+        }
+        if let Some(user) = started.run_as {
+            let given = layout::give(&started.socket, user);
+            given.map_err(ServiceError::io("give the agent", &started.socket))?;
+        }
+        Ok(())
+    }
+
+    fn listen(&self, socket: &Path, caller: Caller) -> Result<(), ServerError> {
+        let failed = |source| ServerError::Listen { path: socket.to_owned(), source };
+        // A socket that an earlier daemon left; the workspace's lock says that it is dead.
+        match std::fs::remove_file(socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(socket).map_err(failed)?;
+        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let context = Context { service: self.service.clone(), caller, server: self.clone() };
+        let server = self.clone();
+        tokio::spawn(async move {
+            let serving = axum::serve(listener, router(context));
+            tokio::select! {
+                Err(error) = serving => tracing::error!(%error, "a socket is served no more"),
+                () = server.ended() => {}
+            }
+        });
+        Ok(())
+    }
+
+    /// Ends `run` as lost when the process `pid` ends without having said how the run went.
+    pub fn watch(&self, run: RunId, pid: u32) {
+        let service = self.service.clone();
+        tokio::spawn(async move {
+            wait_for_end(pid).await;
+            let lost = service.ask(move |owner| match owner.is_live(run) {
+                true => owner.end_run(run, Exit::Lost).map(Some),
+                false => Ok(None),
+            });
+            match lost.await {
+                Ok(Some(_)) => tracing::warn!(%run, "the shim vanished; the run is lost"),
+                Ok(None) | Err(ServiceError::Stopped) => {}
+                Err(error) => tracing::error!(%run, %error, "a lost run could not be ended"),
+            }
+        });
+    }
+}
+
+/// Returns when the process has ended; at once if there is none, or if it can't be watched.
+async fn wait_for_end(pid: u32) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::NONBLOCK) else { return };
+    if let Ok(pidfd) = AsyncFd::with_interest(pidfd, Interest::READABLE) {
+        // A pidfd becomes readable when its process ends (pidfd_open(2)).
+        drop(pidfd.readable().await);
+    }
+}

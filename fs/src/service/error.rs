@@ -1,0 +1,158 @@
+//! Why the service refuses or fails, in sentences for users.
+
+use crate::changeset::ChangeSetError;
+use crate::fuse::MountError;
+use crate::store::StoreError;
+use crate::view::{ScratchError, ViewError};
+use agentfs_api::types::ErrorCode;
+use agentfs_core::AgentName;
+use agentfs_core::changeset::Conflict;
+use agentfs_core::config::InvalidConfig;
+use agentfs_core::machine::{Misfit, Rejection};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// It makes no sense in the present state.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// A claim was not granted.
+    #[error("{text}")]
+    NotGranted {
+        /// Whether its deadline passed.
+        timed_out: bool,
+        /// Who was in the way.
+        text: String,
+    },
+    /// Base is not what the changes were based on (G2).
+    #[error(
+        "{agent}'s changes can't be applied: base has changed at {} since {agent} first wrote there; \
+         look at both (`agentctl diff {agent}`), then redo the change or `agentctl discard {agent}`",
+        paths(conflicts)
+    )]
+    Conflicts {
+        /// Whose changes.
+        agent: AgentName,
+        /// Where.
+        conflicts: Vec<Conflict>,
+    },
+    /// A path of the change set is being written.
+    #[error(
+        "{agent} has {path} open for writing; apply when it is closed, or after the run has ended"
+    )]
+    BeingWritten {
+        /// Whose.
+        agent: AgentName,
+        /// Which.
+        path: String,
+    },
+    /// The agent still runs.
+    #[error("{0} is running; its changes can be discarded when its run has ended")]
+    StillRunning(AgentName),
+    /// Runs are alive.
+    #[error("{0} still running; wait for them, or unmount with --force, which ends them")]
+    RunsAlive(String),
+    /// The process that a run was to end with does not exist.
+    #[error("no process has the number {0}")]
+    NoSuchProcess(u32),
+    /// The caller has no right to this.
+    #[error("an agent may not {0}; ask the operator")]
+    Forbidden(&'static str),
+    /// The request makes no sense.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    /// A `scratch` pattern is wrong.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
+    /// The journal failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The journal does not fit together.
+    #[error(transparent)]
+    Misfit(#[from] Misfit),
+    /// A plan in the journal can't be read.
+    #[error("the journal's plan for {0}'s apply can't be read; use the agentfs that wrote it")]
+    Plan(AgentName),
+    /// A view could not be opened.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// A view could not be mounted.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// A change set could not be read or applied.
+    #[error(transparent)]
+    ChangeSet(#[from] ChangeSetError),
+    /// The system failed.
+    #[error("can't {what} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The daemon ends, or its journal failed.
+    #[error("the daemon stopped before it could answer; see its log (`agentfs status`)")]
+    Stopped,
+}
+
+fn paths(conflicts: &[Conflict]) -> String {
+    let mut shown: Vec<String> = conflicts.iter().take(3).map(|c| c.path.to_string()).collect();
+    if conflicts.len() > shown.len() {
+        shown.push(format!("{} more paths", conflicts.len() - shown.len()));
+    }
+    shown.join(", ")
+}
+
+impl ServiceError {
+    /// For `map_err`: what was tried, and with what.
+    pub fn io<E: Into<io::Error>>(
+        what: &'static str,
+        path: impl AsRef<Path>,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self::Io { what, path: path.as_ref().to_owned(), source: source.into() }
+    }
+
+    /// Which kind of failure it is, for programs.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Rejected(rejection) => match rejection {
+                Rejection::NoSuchAgent { .. }
+                | Rejection::NoSuchRun(_)
+                | Rejection::NoSuchClaim(_)
+                | Rejection::NotHeld(..)
+                | Rejection::NobodyHolds(_) => ErrorCode::NotFound,
+                Rejection::ReservedName => ErrorCode::BadRequest,
+                Rejection::AlreadyRunning(..)
+                | Rejection::HeldByAnother { .. }
+                | Rejection::ApplyUnderway(_)
+                | Rejection::NoApply(_) => ErrorCode::Conflict,
+            },
+            Self::NotGranted { timed_out: true, .. } => ErrorCode::TimedOut,
+            Self::NotGranted { timed_out: false, .. }
+            | Self::Conflicts { .. }
+            | Self::BeingWritten { .. }
+            | Self::StillRunning(_)
+            | Self::RunsAlive(_) => ErrorCode::Conflict,
+            Self::Forbidden(_) => ErrorCode::Forbidden,
+            Self::BadRequest(_)
+            | Self::NoSuchProcess(_)
+            | Self::Config(_)
+            | Self::Scratch(_) => ErrorCode::BadRequest,
+            Self::Store(_)
+            | Self::Misfit(_)
+            | Self::Plan(_)
+            | Self::View(_)
+            | Self::Mount(_)
+            | Self::ChangeSet(_)
+            | Self::Io { .. }
+            | Self::Stopped => ErrorCode::Internal,
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! One agent's gate: the fast path that needs no round trip, and the way to the owner.
+
+use super::Service;
+use crate::gate::{Answer, Gate, Intent, Notice, Permit, Requester};
+use agentfs_core::changeset::Before;
+use agentfs_core::machine::PathFacts;
+use agentfs_core::{AgentName, RelPath, WorkUnit};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What base holds at a path, looked up when asked.
+type BaseEntry = dyn Fn(&RelPath) -> Before + Send + Sync;
+
+/// What the owner and an agent's view know in common.
+///
+/// The owner alone lets paths in and out; the view only asks. Everything in it can be rebuilt
+/// from the journal except what was read, which begins anew with each run.
+#[derive(Default)]
+struct Known {
+    /// Whether a run of this agent is alive: without one nothing is written.
+    live: bool,
+    /// Paths whose units are held and whose base version has been noted.
+    admitted: HashSet<RelPath>,
+    /// The version of each path that the run last opened for reading.
+    read: HashMap<RelPath, Before>,
+    /// Paths that the view shows in an older version than base has, and that version.
+    pinned: HashMap<RelPath, Before>,
+}
+
+/// One agent's way to the owner of the state.
+pub struct AgentGate {
+    agent: AgentName,
+    service: Service,
+    base_entry: Box<BaseEntry>,
+    known: Mutex<Known>,
+}
+
+impl AgentGate {
+    /// A gate that lets nothing through yet.
+    pub fn new(agent: AgentName, service: Service, base_entry: Box<BaseEntry>) -> Arc<Self> {
+        Arc::new(Self { agent, service, base_entry, known: Mutex::default() })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // A panic elsewhere left plain sets, which are still what they were.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A run begins: it has read nothing, and its view is at the newest version of base.
+    pub fn open(&self) {
+        *self.known() = Known { live: true, ..Known::default() };
+    }
+
+    /// The run has ended.
+    pub fn close(&self) {
+        *self.known() = Known::default();
+    }
+
+    /// The next writes of `paths` need no round trip.
+    pub fn admit(&self, paths: &[RelPath]) {
+        self.known().admitted.extend(paths.iter().cloned());
+    }
+
+    /// A lease on `unit` has ended: what it covered has to be asked for again.
+    pub fn revoke(&self, unit: &WorkUnit) {
+        self.known().admitted.retain(|path| !unit.covers_path(path));
+    }
+
+    /// Base gets new versions of the paths of `old`, and this view goes on showing the old ones.
+    pub fn pin(&self, old: impl IntoIterator<Item = (RelPath, Before)>) {
+        let mut known = self.known();
+        for (path, version) in old {
+            known.pinned.entry(path).or_insert(version);
+        }
+    }
+
+    /// Which of `paths` the view shows in an older version than base's, now no more.
+    pub fn unpin(&self, paths: &[RelPath]) -> Vec<RelPath> {
+        let mut known = self.known();
+        paths.iter().filter(|path| known.pinned.remove(*path).is_some()).cloned().collect()
+    }
+
+    /// The agent's own changes have become base's `now`: it knows what it wrote.
+    pub fn published(&self, now: &[(RelPath, Before)]) {
+        let mut known = self.known();
+        for (path, version) in now {
+            known.admitted.remove(path);
+            known.read.insert(path.clone(), *version);
+        }
+    }
+
+    /// What there is to know of each path before it is written.
+    pub fn facts(&self, paths: &[RelPath]) -> Vec<PathFacts> {
+        let known = self.known();
+        let fact = |path: &RelPath| PathFacts {
+            path: path.clone(),
+            read: known.read.get(path).copied(),
+            base: (self.base_entry)(path),
+        };
+        paths.iter().map(fact).collect()
+    }
+}
+
+impl Gate for AgentGate {
+    fn already(&self, intent: &Intent) -> Option<Permit> {
+        let known = self.known();
+        let units_are_files = intent.units.iter().all(|unit| match unit {
+            WorkUnit::File(path) => known.admitted.contains(path),
+            WorkUnit::Dir(_) | WorkUnit::Process(_) | WorkUnit::Resource(_) => false,
+        });
+        let noted = intent.paths.iter().all(|path| known.admitted.contains(path));
+        (known.live && units_are_files && noted).then(Permit::granted)
+    }
+
+    fn ask(&self, intent: Intent, requester: Requester, answer: Answer) {
+        let agent = self.agent.clone();
+        self.service.send(Box::new(move |owner| owner.write(agent, intent, requester, answer)));
+    }
+
+    fn read(&self, path: &RelPath) {
+        let version = (self.base_entry)(path);
+        let mut known = self.known();
+        if !known.admitted.contains(path) {
+            let shown = known.pinned.get(path).copied().unwrap_or(version);
+            known.read.insert(path.clone(), shown);
+        }
+    }
+
+    fn forget(&self, path: &RelPath) {
+        let (agent, path) = (self.agent.clone(), path.clone());
+        self.known().admitted.remove(&path);
+        self.service.send(Box::new(move |owner| owner.forget(agent, path)));
+    }
+
+    fn notice(&self, notice: Notice) -> String {
+        let agent = self.agent.clone();
+        let text = self.service.ask_blocking(move |owner| Ok(owner.notice(&agent, notice)));
+        text.unwrap_or_else(|error| format!("{error}\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agentfs_core::changeset::{FileKind, Signature};
+    use std::sync::mpsc;
+
+    #[expect(clippy::unnecessary_wraps, reason = "what base holds is a `Before`")]
+    fn version(mtime_ns: i64) -> Before {
+        Some(Signature { kind: FileKind::File, mode: 0o644, size: 1, mtime_ns, ino: 2 })
+    }
+
+    fn gate_over(base: Before) -> Arc<AgentGate> {
+        let service = Service { jobs: mpsc::channel().0 };
+        AgentGate::new("alice".parse().unwrap(), service, Box::new(move |_| base))
+    }
+
+    fn writes(path: &str) -> Intent {
+        let path: RelPath = path.parse().unwrap();
+        Intent { operation: "open", units: vec![WorkUnit::File(path.clone())], paths: vec![path] }
+    }
+
+    #[test]
+    fn the_fast_path_is_open_exactly_for_what_was_admitted() {
+        let gate = gate_over(version(1));
+        gate.open();
+        assert!(gate.already(&writes("a")).is_none());
+        gate.admit(&writes("a").paths);
+        assert!(gate.already(&writes("a")).is_some());
+        assert!(gate.already(&writes("b")).is_none());
+        gate.revoke(&"./".parse().unwrap());
+        assert!(gate.already(&writes("a")).is_none());
+        gate.admit(&writes("a").paths);
+        gate.close();
+        assert!(gate.already(&writes("a")).is_none(), "no run, no write");
+    }
+
+    #[test]
+    fn making_a_directory_needs_a_live_run_and_nothing_else() {
+        let mkdir = Intent { operation: "mkdir", units: vec![], paths: vec![] };
+        let gate = gate_over(None);
+        assert!(gate.already(&mkdir).is_none());
+        gate.open();
+        assert!(gate.already(&mkdir).is_some());
+    }
+
+    #[test]
+    fn what_was_read_is_what_the_view_showed() {
+        let gate = gate_over(version(2));
+        gate.open();
+        let paths = writes("a").paths;
+        assert_eq!(gate.facts(&paths)[0].read, None);
+        gate.pin([(paths[0].clone(), version(1))]);
+        gate.read(&paths[0]);
+        assert_eq!(gate.facts(&paths)[0].read, Some(version(1)), "the pinned version");
+        assert_eq!(gate.unpin(&paths), paths);
+        gate.read(&paths[0]);
+        assert_eq!(gate.facts(&paths)[0].read, Some(version(2)));
+        assert_eq!(gate.unpin(&paths), []);
+    }
+}

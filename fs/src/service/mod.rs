@@ -1,0 +1,98 @@
+//! The owner of a workspace's state, and the way to reach it.
+//!
+//! One thread owns everything ([`owner::Owner`]): the state machine, the journal, the views. Who
+//! wants something sends it a job ([`Service`]). It takes the jobs that have come in, applies
+//! them one after the other, appends the events of all of them to the journal in one
+//! transaction, and only then answers: what was answered is on disk. There are no locks around
+//! the domain.
+//!
+//! What must never happen here: a callback that does file system work of a view on the owner's
+//! thread (it goes to a thread that may block), and an answer before the commit.
+
+mod error;
+mod gate;
+mod owner;
+mod publish;
+mod queries;
+mod report;
+mod runs;
+mod waiters;
+
+pub use error::ServiceError;
+pub use owner::{Owner, Setup};
+
+use agentfs_api::types::Lock;
+use agentfs_core::WorkUnit;
+use agentfs_core::machine::ClaimRequest;
+use std::sync::mpsc;
+use tokio::sync::oneshot;
+
+/// Something for the owner to do.
+type Job = Box<dyn FnOnce(&mut Owner) + Send>;
+
+/// The way to a workspace's owner. Clones reach the same one.
+#[derive(Clone)]
+pub struct Service {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Service {
+    /// Starts the owner's thread, which recovers what an earlier daemon left: returns when that
+    /// is done. The thread ends when every `Service` is dropped or after [`Owner::stop`].
+    pub fn start(setup: Setup) -> Result<Self, ServiceError> {
+        let (jobs, inbox) = mpsc::channel();
+        let service = Self { jobs };
+        let mut owner = Owner::open(setup, service.clone())?;
+        owner.recover()?;
+        std::thread::Builder::new()
+            .name("agentfs-owner".to_owned())
+            .spawn(move || owner.run(&inbox))
+            .map_err(ServiceError::io("start the owner's thread", "/"))?;
+        Ok(service)
+    }
+
+    /// Has the owner do `job`, and returns what it says once the journal has it.
+    pub async fn ask<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Owner) -> Result<R, ServiceError> + Send + 'static,
+    ) -> Result<R, ServiceError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Box::new(move |owner| {
+            let said = job(owner);
+            owner.after_commit(move || drop(reply.send(said)));
+        }));
+        answer.await.unwrap_or(Err(ServiceError::Stopped))
+    }
+
+    /// Like [`Service::ask`], for a thread that may block.
+    pub fn ask_blocking<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Owner) -> Result<R, ServiceError> + Send + 'static,
+    ) -> Result<R, ServiceError> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.send(Box::new(move |owner| {
+            let said = job(owner);
+            owner.after_commit(move || drop(reply.send(said)));
+        }));
+        answer.recv().unwrap_or(Err(ServiceError::Stopped))
+    }
+
+    /// Claims units and waits until they are granted or refused. If the future is dropped
+    /// meanwhile, the claim leaves the queue.
+    pub async fn claim(&self, request: ClaimRequest) -> Result<Vec<Lock>, ServiceError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Box::new(move |owner| owner.claim(request, reply)));
+        answer.await.unwrap_or(Err(ServiceError::Stopped))
+    }
+
+    /// Sends a job without waiting. A job sent after the owner has ended is dropped, and with it
+    /// whatever it would have answered.
+    fn send(&self, job: Job) {
+        drop(self.jobs.send(job));
+    }
+}
+
+/// The units of a claim as a list for people.
+fn list(units: &[WorkUnit]) -> String {
+    units.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

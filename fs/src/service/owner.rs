@@ -1,0 +1,296 @@
+//! The owner: one thread, all state.
+
+use super::gate::AgentGate;
+use super::waiters::Waiter;
+use super::{Job, Service, ServiceError};
+use crate::clock::Clock;
+use crate::fuse::MountedView;
+use crate::gate::ViewControl as _;
+use crate::store::{Entry, Store};
+use crate::view::{Owner as FileOwner, Scratch, View};
+use agentfs_api::Workspace;
+use agentfs_api::types::LogEntry;
+use agentfs_core::config::{self, Config};
+use agentfs_core::explain;
+use agentfs_core::machine::{Command, Event, Machine, Reply, State};
+use agentfs_core::{AgentName, ClaimId, Timestamp};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::broadcast;
+
+/// How many jobs share one commit of the journal.
+const JOBS_PER_COMMIT: usize = 64;
+
+/// How often those that wait are looked at: whether their process is still there (G6: within 1 s).
+const LOOK_AT_WAITERS: Duration = Duration::from_millis(100);
+
+/// How many entries a slow reader of the event stream may lag behind before it has to reload.
+const LOG_BACKLOG: usize = 1024;
+
+/// What an owner is made of.
+pub struct Setup {
+    /// The workspace.
+    pub workspace: Workspace,
+    /// Where views are mounted.
+    pub mountpoint: PathBuf,
+    /// For what must not block the owner's thread.
+    pub runtime: Handle,
+}
+
+/// One agent as it is served.
+pub(super) struct Served {
+    pub(super) view: Arc<View>,
+    pub(super) gate: Arc<AgentGate>,
+    /// None for an agent that has not run since the daemon started.
+    pub(super) mounted: Option<MountedView>,
+}
+
+/// The owner of the state. Everything in it is touched by its own thread alone.
+pub struct Owner {
+    pub(super) workspace: Workspace,
+    pub(super) mountpoint: PathBuf,
+    pub(super) runtime: Handle,
+    pub(super) service: Service,
+    pub(super) clock: Clock,
+    pub(super) started: Timestamp,
+    pub(super) config: Config,
+    pub(super) scratch: Arc<Scratch>,
+    pub(super) files: FileOwner,
+    pub(super) machine: Machine,
+    pub(super) store: Store,
+    pub(super) agents: BTreeMap<AgentName, Served>,
+    pub(super) waiters: BTreeMap<ClaimId, Waiter>,
+    log: broadcast::Sender<LogEntry>,
+    /// Events that are folded, but not yet in the journal.
+    unsaved: Vec<(Timestamp, Event)>,
+    /// What to do when they are.
+    afterwards: Vec<Box<dyn FnOnce() + Send>>,
+    stopping: bool,
+}
+
+impl Owner {
+    /// Opens the journal and folds it.
+    pub(super) fn open(setup: Setup, service: Service) -> Result<Self, ServiceError> {
+        let Setup { workspace, mountpoint, runtime } = setup;
+        let store = Store::open(&workspace.state_dir)?;
+        let (machine, last) = fold(&store)?;
+        let clock = Clock::starting_after(last);
+        let config = read_config(&workspace)?;
+        let scratch = Arc::new(Scratch::new(&workspace.root, &config.scratch)?);
+        let files = crate::layout::owner_of(&workspace.root)
+            .map_err(ServiceError::io("read", &workspace.root))?;
+        Ok(Self {
+            mountpoint,
+            runtime,
+            service,
+            started: clock.now(),
+            clock,
+            config,
+            scratch,
+            files,
+            machine,
+            store,
+            agents: BTreeMap::new(),
+            waiters: BTreeMap::new(),
+            log: broadcast::channel(LOG_BACKLOG).0,
+            unsaved: Vec::new(),
+            afterwards: Vec::new(),
+            stopping: false,
+            workspace,
+        })
+    }
+
+    /// Does jobs until told to stop, or until nobody can send any more.
+    pub(super) fn run(mut self, inbox: &mpsc::Receiver<Job>) {
+        while !self.stopping {
+            match inbox.recv_timeout(self.until_next_tick()) {
+                Ok(job) => job(&mut self),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+            inbox.try_iter().take(JOBS_PER_COMMIT - 1).for_each(|job| job(&mut self));
+            self.look_at_waiters();
+            self.tick();
+            self.commit();
+        }
+    }
+
+    fn until_next_tick(&self) -> Duration {
+        let longest = Duration::from_secs(3_600);
+        let deadline = self.state().next_deadline().map(|at| at.since(self.clock.now()));
+        // A deadline in milliseconds is reached one after it is rounded to.
+        let next = deadline.map_or(longest, |left| left + Duration::from_millis(1));
+        if self.waiters.is_empty() { next.min(longest) } else { next.min(LOOK_AT_WAITERS) }
+    }
+
+    fn tick(&mut self) {
+        let now = self.clock.now();
+        if self.state().next_deadline().is_some_and(|deadline| deadline <= now)
+            && let Err(error) = self.command(Command::Tick)
+        {
+            tracing::error!(%error, "the clock's command was rejected");
+        }
+    }
+
+    /// The present state.
+    pub(super) fn state(&self) -> &State {
+        self.machine.state()
+    }
+
+    /// Decides a command; its events go to the journal with the next commit, and their
+    /// consequences for views and waiters are set going.
+    pub(super) fn command(&mut self, command: Command) -> Result<Reply, ServiceError> {
+        let now = self.clock.now();
+        let (reply, events) = self.machine.apply(command, now)?;
+        self.unsaved.extend(events.iter().map(|event| (now, event.clone())));
+        for event in &events {
+            self.consequences(event);
+        }
+        Ok(reply)
+    }
+
+    fn consequences(&mut self, event: &Event) {
+        match event {
+            Event::ClaimEnded { claim, end, text, .. } => self.claim_ended(*claim, *end, text),
+            Event::LeaseEnded { agent, unit, .. } => {
+                if let Some(served) = self.agents.get(agent) {
+                    served.gate.revoke(unit);
+                }
+            }
+            Event::RunEnded { agent, .. } => {
+                if let Some(served) = self.agents.get(agent) {
+                    served.gate.close();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Runs `answer` once everything decided so far is in the journal; never, if that fails.
+    pub(super) fn after_commit(&mut self, answer: impl FnOnce() + Send + 'static) {
+        self.afterwards.push(Box::new(answer));
+    }
+
+    /// Brings the journal up to date, and then answers.
+    ///
+    /// If the journal fails, nobody is answered (they are told that the daemon failed), and the
+    /// state goes back to what the journal has.
+    pub(super) fn commit(&mut self) -> bool {
+        let events = std::mem::take(&mut self.unsaved);
+        let answers = std::mem::take(&mut self.afterwards);
+        if !events.is_empty() {
+            match self.store.append(&events) {
+                Ok(entries) => entries.into_iter().for_each(|entry| self.publish_entry(entry)),
+                Err(error) => {
+                    tracing::error!(%error, "the journal failed; the state goes back to it");
+                    drop(answers);
+                    self.go_back();
+                    return false;
+                }
+            }
+        }
+        answers.into_iter().for_each(|answer| answer());
+        true
+    }
+
+    fn go_back(&mut self) {
+        self.waiters.clear();
+        match fold(&self.store) {
+            Ok((machine, _)) => self.machine = machine,
+            Err(error) => {
+                tracing::error!(%error, "the journal can't be read back; the daemon stops");
+                self.stopping = true;
+            }
+        }
+        for (agent, served) in &self.agents {
+            served.gate.close();
+            if self.machine.state().live_run_of(agent).is_some() {
+                served.gate.open();
+            }
+        }
+    }
+
+    fn publish_entry(&self, entry: Entry) {
+        // Nobody listening is no error.
+        drop(self.log.send(log_entry(entry)));
+    }
+
+    /// The journal after entry `after`, and a receiver of all that comes later: no gap, no
+    /// repetition.
+    pub fn follow(
+        &mut self,
+        after: u64,
+    ) -> Result<(Vec<LogEntry>, broadcast::Receiver<LogEntry>), ServiceError> {
+        self.commit();
+        let past = self.store.after(after, usize::MAX)?;
+        Ok((past.into_iter().map(log_entry).collect(), self.log.subscribe()))
+    }
+
+    /// Unmounts every view and ends the owner's thread. Runs that live lose their view.
+    pub fn stop(&mut self, force: bool) -> Result<(), ServiceError> {
+        let live: Vec<String> = self
+            .state()
+            .runs
+            .values()
+            .filter(|run| run.ended.is_none())
+            .map(|run| format!("{} ({})", run.agent, run.id))
+            .collect();
+        if !live.is_empty() && !force {
+            let verb = if live.len() == 1 { "is" } else { "are" };
+            return Err(ServiceError::RunsAlive(format!("{} {verb}", live.join(", "))));
+        }
+        for served in self.agents.values_mut() {
+            served.gate.close();
+            served.mounted = None;
+        }
+        self.waiters.clear();
+        self.stopping = true;
+        Ok(())
+    }
+
+    /// Forgets what the kernel cached of base in the views that are not bound to an old version.
+    pub(super) fn refresh_idle_views(&self) {
+        for (agent, served) in &self.agents {
+            if self.state().live_run_of(agent).is_none()
+                && let Err(error) = served.view.sync(None)
+            {
+                tracing::warn!(%agent, %error, "the view could not be moved to the new base");
+            }
+        }
+    }
+}
+
+/// The state that the journal tells, and the time of its last entry.
+fn fold(store: &Store) -> Result<(Machine, Timestamp), ServiceError> {
+    let mut machine = Machine::default();
+    let mut last = Timestamp::default();
+    for entry in store.load()? {
+        machine.fold(&entry.event, entry.at)?;
+        last = last.max(entry.at);
+    }
+    Ok((machine, last))
+}
+
+/// `agentfs.toml` as it is now; the default if there is none.
+pub(super) fn read_config(workspace: &Workspace) -> Result<Config, ServiceError> {
+    let path = workspace.root.join(config::FILE_NAME);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Config::parse(&text)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Config::default()),
+        Err(error) => Err(ServiceError::io("read", path)(error)),
+    }
+}
+
+fn log_entry(entry: Entry) -> LogEntry {
+    let Entry { seq, at, event } = entry;
+    LogEntry {
+        seq,
+        at,
+        agent: Some(explain::whose(&event).clone()),
+        text: explain::describe(&event),
+        event: serde_json::to_value(&event).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,241 @@
+//! From an agent's delta into base: looking at its changes, applying and discarding them.
+//!
+//! An apply is: the new contents staged, the intent in the journal, old versions pinned for the
+//! views that need them, the steps in base, the end in the journal. What is cut off before the
+//! intent leaves base as it was; what is cut off after it is finished by the next daemon (G3).
+
+use super::{Owner, ServiceError};
+use crate::changeset::{self, Plan, Source, Staged};
+use crate::gate::ViewControl as _;
+use crate::view::Scratch;
+use agentfs_api::types::{Outcome, Settled};
+use agentfs_core::changeset::{BasedOn, Before, ChangeSet, Conflict};
+use agentfs_core::machine::Command;
+use agentfs_core::{AgentName, RelPath, WorkUnit};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// All that is needed to look at an agent's changes, apart from the owner: reading a large delta
+/// takes time, and the owner has others to serve.
+pub struct Work {
+    /// Whose changes.
+    pub agent: AgentName,
+    base: PathBuf,
+    delta: PathBuf,
+    scratch: Arc<Scratch>,
+    based: BasedOn,
+}
+
+impl Work {
+    /// What the agent changed. Blocks while it reads the delta.
+    pub fn changes(&self) -> Result<ChangeSet, ServiceError> {
+        self.with_source(|source| changeset::scan(source, &self.based))
+    }
+
+    /// The same as a patch.
+    pub fn patch(&self) -> Result<Vec<u8>, ServiceError> {
+        let changes = self.changes()?;
+        self.with_source(|source| changeset::patch(source, &changes))
+    }
+
+    /// Where base is no longer what the changes are based on.
+    pub fn conflicts(&self, changes: &ChangeSet) -> Result<Vec<Conflict>, ServiceError> {
+        self.with_source(|source| changeset::conflicts_now(source, changes))
+    }
+
+    /// Where the delta is.
+    pub fn delta(&self) -> &Path {
+        &self.delta
+    }
+
+    fn stage(&self, changes: &ChangeSet, stage: &Path) -> Result<Staged, ServiceError> {
+        let owner = changeset::Owner::for_new_files(&self.base)?;
+        self.with_source(|source| Staged::prepare(source, changes, stage, owner))
+    }
+
+    fn with_source<T>(
+        &self,
+        job: impl FnOnce(&Source<'_>) -> Result<T, changeset::ChangeSetError>,
+    ) -> Result<T, ServiceError> {
+        let is_scratch = |path: &RelPath, is_dir| self.scratch.is_scratch(path, is_dir);
+        Ok(job(&Source { base: &self.base, delta: &self.delta, is_scratch: &is_scratch })?)
+    }
+}
+
+impl Owner {
+    /// What is needed to look at an agent's changes.
+    pub fn work_of(&mut self, agent: &AgentName) -> Result<Work, ServiceError> {
+        let based = self.state().agent(agent)?.based.clone();
+        let dirs = self.open_view(agent)?;
+        Ok(Work {
+            agent: agent.clone(),
+            base: self.workspace.root.clone(),
+            delta: dirs.delta,
+            scratch: self.scratch.clone(),
+            based,
+        })
+    }
+
+    pub(super) fn changes_of(&mut self, agent: &AgentName) -> Result<ChangeSet, ServiceError> {
+        self.work_of(agent)?.changes()
+    }
+
+    /// Makes an agent's changes part of base, whole or not at all.
+    pub fn apply_agent(&mut self, agent: &AgentName) -> Result<Settled, ServiceError> {
+        let changes = self.changes_of(agent)?;
+        let before = self.units_of(agent);
+        let outcome = if changes.is_empty() {
+            Outcome::Nothing
+        } else {
+            self.apply_set(agent, &changes)?;
+            Outcome::Applied { version: self.state().base_version }
+        };
+        Ok(self.settled(agent, changes, outcome, &before))
+    }
+
+    /// Drops an agent's changes.
+    pub fn discard_agent(&mut self, agent: &AgentName) -> Result<Settled, ServiceError> {
+        if self.state().agent(agent)?.live.is_some() {
+            return Err(ServiceError::StillRunning(agent.clone()));
+        }
+        let changes = self.changes_of(agent)?;
+        let before = self.units_of(agent);
+        self.command(Command::Discard { agent: agent.clone() })?;
+        // The journal first: a daemon that ends between the two leaves files that a later
+        // discard finds again, not a journal that believes in files that are gone.
+        if self.commit() {
+            self.drop_from_delta(agent, &[])?;
+        }
+        Ok(self.settled(agent, changes, Outcome::Discarded, &before))
+    }
+
+    fn settled(
+        &self,
+        agent: &AgentName,
+        changes: ChangeSet,
+        outcome: Outcome,
+        before: &BTreeSet<WorkUnit>,
+    ) -> Settled {
+        let released = before.difference(&self.units_of(agent)).cloned().collect();
+        Settled { agent: agent.clone(), changes, outcome, released }
+    }
+
+    fn units_of(&self, agent: &AgentName) -> BTreeSet<WorkUnit> {
+        self.state().locks.leases_of(agent).map(|lease| lease.unit.clone()).collect()
+    }
+
+    /// Applies `changes`, which are not empty, and tells the views.
+    pub(super) fn apply_set(
+        &mut self,
+        agent: &AgentName,
+        changes: &ChangeSet,
+    ) -> Result<(), ServiceError> {
+        let paths: Vec<RelPath> = changes.changes.iter().map(|c| c.path.clone()).collect();
+        self.refuse_while_written(agent, &paths)?;
+        let work = self.work_of(agent)?;
+        let conflicts = work.conflicts(changes)?;
+        if !conflicts.is_empty() {
+            return Err(ServiceError::Conflicts { agent: agent.clone(), conflicts });
+        }
+        let run = self.state().agent(agent)?.latest.unwrap_or_default();
+        let staged = work.stage(changes, &changeset::stage_dir_for(&self.workspace.root, run)?)?;
+        if let Err(error) = self.begin_apply(agent, paths, &staged) {
+            changeset::abandon(staged.stage_dir())?;
+            return Err(error);
+        }
+        self.pin_elsewhere(agent, changes);
+        let applied = staged.commit()?;
+        self.finish_apply(agent, &applied)
+    }
+
+    /// A file that is being written is neither its old nor its new version.
+    fn refuse_while_written(&self, agent: &AgentName, set: &[RelPath]) -> Result<(), ServiceError> {
+        let Some(served) = self.agents.get(agent) else { return Ok(()) };
+        let open = served.view.open_for_writing();
+        match open.iter().find(|path| set.contains(path)) {
+            Some(path) => {
+                let path = path.to_string();
+                Err(ServiceError::BeingWritten { agent: agent.clone(), path })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The intent is in the journal when this returns.
+    fn begin_apply(
+        &mut self,
+        agent: &AgentName,
+        paths: Vec<RelPath>,
+        staged: &Staged,
+    ) -> Result<(), ServiceError> {
+        let plan = serde_json::to_string(staged.plan())
+            .map_err(|_| ServiceError::Plan(agent.clone()))?;
+        let stage = staged.stage_dir().to_string_lossy().into_owned();
+        self.command(Command::BeginApply { agent: agent.clone(), paths, stage, plan })?;
+        if self.commit() { Ok(()) } else { Err(ServiceError::Stopped) }
+    }
+
+    /// Other agents' live views go on showing what they showed.
+    fn pin_elsewhere(&self, author: &AgentName, changes: &ChangeSet) {
+        let old: Vec<(RelPath, Before)> =
+            changes.changes.iter().map(|change| (change.path.clone(), change.before)).collect();
+        let paths: Vec<RelPath> = old.iter().map(|(path, _)| path.clone()).collect();
+        let live = |agent: &AgentName| self.state().live_run_of(agent).is_some();
+        for (agent, served) in self.agents.iter().filter(|(a, _)| *a != author && live(a)) {
+            match served.view.pin(&paths) {
+                Ok(()) => served.gate.pin(old.iter().cloned()),
+                // Its view moves forward early; a write based on what it read is still refused.
+                Err(error) => tracing::warn!(%agent, %error, "old versions could not be kept"),
+            }
+        }
+    }
+
+    fn finish_apply(
+        &mut self,
+        agent: &AgentName,
+        applied: &changeset::Applied,
+    ) -> Result<(), ServiceError> {
+        for kept in &applied.kept {
+            tracing::warn!(%agent, "{kept}");
+        }
+        let paths: Vec<RelPath> = applied.now.keys().cloned().collect();
+        self.drop_from_delta(agent, &paths)?;
+        if let Some(served) = self.agents.get(agent)
+            && self.state().live_run_of(agent).is_some()
+        {
+            let now: Vec<(RelPath, Before)> =
+                applied.now.iter().map(|(path, version)| (path.clone(), *version)).collect();
+            served.gate.published(&now);
+        }
+        self.command(Command::FinishApply { agent: agent.clone() })?;
+        self.refresh_idle_views();
+        Ok(())
+    }
+
+    fn drop_from_delta(&self, agent: &AgentName, paths: &[RelPath]) -> Result<(), ServiceError> {
+        let Some(served) = self.agents.get(agent) else { return Ok(()) };
+        let dropped = served.view.drop_from_delta(paths);
+        dropped.map_err(ServiceError::io("clear the delta in", &self.workspace.state_dir))
+    }
+
+    /// Finishes the applies that the last daemon began, and removes stages that it had not yet
+    /// put into the journal.
+    pub(super) fn finish_applies(&mut self) -> Result<(), ServiceError> {
+        let underway = self.state().underway.clone();
+        for (agent, apply) in underway {
+            let plan: Plan = serde_json::from_str(&apply.plan)
+                .map_err(|_| ServiceError::Plan(agent.clone()))?;
+            let root = self.workspace.root.clone();
+            let applied = changeset::resume(&root, Path::new(&apply.stage), &plan)?;
+            self.open_view(&agent)?;
+            self.finish_apply(&agent, &applied)?;
+            tracing::info!(%agent, "finished an apply that was cut off");
+        }
+        self.commit();
+        for (_, stage) in changeset::stages(&self.workspace.root)? {
+            changeset::abandon(&stage)?;
+        }
+        Ok(())
+    }
+}

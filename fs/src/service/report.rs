@@ -1,0 +1,164 @@
+//! The state as the API tells it. Pure: from the state's types to the wire's.
+
+use agentfs_api::types::{
+    Agent, AgentState, Blocker, Lock, Outcome, Recoverable, Run, WaitRecord, Waiting,
+};
+use agentfs_core::changeset::{ChangeSet, Conflict};
+use agentfs_core::locks::Lease;
+use agentfs_core::machine::{self, State};
+use agentfs_core::{AgentName, Timestamp, explain};
+use std::path::PathBuf;
+
+/// One lease.
+pub fn lock(state: &State, lease: &Lease) -> Lock {
+    let wants = |claim: &&agentfs_core::locks::Claim| {
+        claim.agent != lease.agent && claim.units.iter().any(|unit| unit.overlaps(&lease.unit))
+    };
+    Lock {
+        unit: lease.unit.clone(),
+        mode: lease.mode,
+        agent: lease.agent.clone(),
+        run: lease.run,
+        token: lease.token,
+        since: lease.since,
+        expires: state.leases_end(&lease.agent),
+        waiters: state.locks.queue().filter(wants).count(),
+    }
+}
+
+/// All leases, by unit.
+pub fn locks(state: &State) -> Vec<Lock> {
+    let mut locks: Vec<Lock> = state.locks.leases().map(|lease| lock(state, lease)).collect();
+    locks.sort_by(|a, b| (&a.unit, &a.agent).cmp(&(&b.unit, &b.agent)));
+    locks
+}
+
+/// All claims that wait.
+pub fn queue(state: &State) -> Vec<Waiting> {
+    let waiting = |claim: &agentfs_core::locks::Claim| {
+        let overlaps = |other: &&agentfs_core::locks::Claim| {
+            let theirs = |unit| other.units.iter().any(|u| u.overlaps(unit));
+            other.id <= claim.id && claim.units.iter().any(theirs)
+        };
+        let obstacles =
+            state.locks.obstacles(&claim.agent, &claim.units, claim.mode, Some(claim.id));
+        Waiting {
+            claim: claim.id,
+            position: state.locks.queue().filter(overlaps).count(),
+            units: claim.units.clone(),
+            mode: claim.mode,
+            agent: claim.agent.clone(),
+            run: claim.run,
+            blockers: obstacles
+                .into_iter()
+                .map(|o| Blocker { agent: o.agent, unit: o.unit, since: o.since, holds: o.holds })
+                .collect(),
+            since: claim.since,
+            deadline: claim.deadline,
+            cause: claim.cause.clone(),
+        }
+    };
+    state.locks.queue().map(waiting).collect()
+}
+
+/// All agents, by name; `view` says where an agent's view is mounted.
+pub fn agents(state: &State, view: impl Fn(&AgentName) -> Option<PathBuf>) -> Vec<Agent> {
+    let agent = |(name, known): (&AgentName, &machine::Agent)| {
+        let waits = state.locks.queue().any(|claim| claim.agent == *name);
+        Agent {
+            name: name.clone(),
+            state: match (known.live, waits, known.based.is_empty()) {
+                (Some(_), true, _) => AgentState::Waiting,
+                (Some(_), false, _) => AgentState::Running,
+                (None, _, false) => AgentState::Pending,
+                (None, _, true) => AgentState::Idle,
+            },
+            run: known.latest,
+            view: view(name),
+            leases: state.locks.leases_of(name).count(),
+            changed: known.based.len(),
+            last_active: known.last_sign,
+        }
+    };
+    state.agents.iter().map(agent).collect()
+}
+
+/// All runs, oldest first.
+pub fn runs(state: &State) -> Vec<Run> {
+    let run = |run: &machine::Run| Run {
+        id: run.id,
+        agent: run.agent.clone(),
+        argv: run.argv.clone(),
+        started: run.started,
+        ended: run.ended.map(|(at, _)| at),
+        exit: run.ended.map(|(_, exit)| exit),
+        outcome: run.outcome.as_ref().map(outcome),
+    };
+    state.runs.values().map(run).collect()
+}
+
+/// What became of a run's changes.
+pub fn outcome(outcome: &machine::Outcome) -> Outcome {
+    match outcome {
+        machine::Outcome::Nothing => Outcome::Nothing,
+        machine::Outcome::Applied(version) => Outcome::Applied { version: *version },
+        machine::Outcome::Pending(why) => Outcome::Pending { why: why.clone() },
+        machine::Outcome::Discarded => Outcome::Discarded,
+    }
+}
+
+/// The waits and refusals of a run.
+pub fn waits(run: &machine::Run) -> Vec<WaitRecord> {
+    let record = |incident: &machine::Incident| WaitRecord {
+        unit: incident.unit.clone(),
+        millis: u64::try_from(incident.waited.as_millis()).unwrap_or(u64::MAX),
+        text: incident.text.clone(),
+    };
+    run.incidents.iter().map(record).collect()
+}
+
+/// An agent's pending work as `agentctl recover` lists it.
+pub fn recoverable(
+    state: &State,
+    agent: &AgentName,
+    changes: &ChangeSet,
+    conflicts: &[Conflict],
+    delta: PathBuf,
+) -> Recoverable {
+    let known = state.agents.get(agent);
+    let run = known.and_then(|known| known.latest);
+    let ended = run.and_then(|run| state.runs.get(&run)?.ended);
+    let (added, removed) = changes.line_counts();
+    Recoverable {
+        agent: agent.clone(),
+        run,
+        exit: ended.map(|(_, exit)| exit),
+        ended: ended.map(|(at, _)| at),
+        changed: changes.changes.len(),
+        added,
+        removed,
+        sealed: known.is_some_and(|known| known.sealed),
+        delta,
+        conflicts: conflicts.iter().map(|conflict| conflict.path.clone()).collect(),
+    }
+}
+
+/// `.agentfs/whoami`.
+pub fn whoami(state: &State, agent: &AgentName) -> String {
+    let run = state.live_run_of(agent);
+    let id = run.map_or_else(|| "none".to_owned(), |run| run.id.to_string());
+    let unclaimed = run.map_or("none", |run| match run.policy.unclaimed {
+        agentfs_core::config::Unclaimed::Claim => "claim",
+        agentfs_core::config::Unclaimed::Deny => "deny",
+    });
+    format!("agent: {agent}\nrun: {id}\nbase: {}\nunclaimed: {unclaimed}\n", state.base_version)
+}
+
+/// `.agentfs/explain`.
+pub fn explanation_for(state: &State, agent: &AgentName, now: Timestamp) -> String {
+    let sentences = explain::explain(state, None, Some(agent), now);
+    if sentences.is_empty() {
+        return "Nothing waits and nothing was refused.\n".to_owned();
+    }
+    sentences.join("\n") + "\n"
+}

@@ -1,0 +1,214 @@
+//! Runs: their beginning, their end, and what a new daemon does about those of the last one.
+
+use super::gate::AgentGate;
+use super::owner::{Served, read_config};
+use super::{Owner, ServiceError, report};
+use crate::changeset;
+use crate::fuse;
+use crate::gate::ViewControl;
+use crate::layout::{self, AgentDirs};
+use crate::process;
+use crate::view::{Scratch, View, ViewSpec};
+use agentfs_api::types::{Outcome, RunSummary, StartRun, StartedRun};
+use agentfs_core::config::{Publish, Span};
+use agentfs_core::machine::{Command, Exit, Policy, Reply};
+use agentfs_core::{AgentName, RelPath, RunId};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a run says that it lives: often enough that three missed ones end no lease.
+const HEARTBEATS_PER_TTL: u32 = 8;
+
+/// The longest time between two signs of life.
+const LONGEST_HEARTBEAT: Duration = Duration::from_secs(30);
+
+impl Owner {
+    /// Registers a run and serves its view. Its claims are made afterwards.
+    pub fn start_run(&mut self, request: StartRun) -> Result<StartedRun, ServiceError> {
+        self.reread_config()?;
+        let policy = Policy {
+            unclaimed: request.unclaimed.unwrap_or(self.config.unclaimed),
+            wait: request.wait.unwrap_or(self.config.wait),
+            ttl: self.config.ttl,
+        };
+        let process =
+            process::mark(request.pid).ok_or(ServiceError::NoSuchProcess(request.pid))?;
+        let StartRun { agent, argv, .. } = request;
+        let started = self.command(Command::StartRun { agent, argv, policy, process })?;
+        let Reply::Started(run, agent) = started else { return Err(ServiceError::Stopped) };
+        match self.serve(&agent) {
+            Ok(dirs) => Ok(self.started(run, agent, dirs)),
+            Err(error) => {
+                let why = error.to_string();
+                self.command(Command::EndRun { run, exit: Exit::NotStarted, changed: 0, why })?;
+                Err(error)
+            }
+        }
+    }
+
+    fn started(&self, run: RunId, agent: AgentName, dirs: AgentDirs) -> StartedRun {
+        let heartbeat = (self.config.ttl.0 / HEARTBEATS_PER_TTL).min(LONGEST_HEARTBEAT);
+        StartedRun {
+            run,
+            root: self.workspace.root.clone(),
+            view: self.mountpoint.join(agent.as_str()),
+            home: dirs.home,
+            socket: self.workspace.agent_socket(&agent),
+            run_as: rustix::process::geteuid().is_root().then_some(self.files.shown),
+            heartbeat: Span(heartbeat.max(Duration::from_millis(100))),
+            agent,
+        }
+    }
+
+    fn reread_config(&mut self) -> Result<(), ServiceError> {
+        let config = read_config(&self.workspace)?;
+        if config.scratch != self.config.scratch {
+            // Views that are already open keep the patterns they began with.
+            self.scratch = Arc::new(Scratch::new(&self.workspace.root, &config.scratch)?);
+        }
+        self.config = config;
+        Ok(())
+    }
+
+    /// Makes the agent's view be there, at the newest version of base, and its gate open.
+    fn serve(&mut self, agent: &AgentName) -> Result<AgentDirs, ServiceError> {
+        let dirs = self.open_view(agent)?;
+        let mountpoint = self.mountpoint.join(agent.as_str());
+        let Some(served) = self.agents.get_mut(agent) else { return Err(ServiceError::Stopped) };
+        served.view.sync(None).map_err(ServiceError::io("bring up to date the view at", &mountpoint))?;
+        if served.mounted.is_none() {
+            layout::make_private(&mountpoint)
+                .map_err(ServiceError::io("make the directory", &mountpoint))?;
+            served.mounted = Some(fuse::mount(served.view.clone(), &mountpoint)?);
+        }
+        served.gate.open();
+        Ok(dirs)
+    }
+
+    /// Opens the agent's view without mounting it: enough to look at its delta or to drop it.
+    pub(super) fn open_view(&mut self, agent: &AgentName) -> Result<AgentDirs, ServiceError> {
+        let dirs = AgentDirs::make(&self.workspace, agent, self.files)
+            .map_err(ServiceError::io("make directories in", &self.workspace.state_dir))?;
+        if !self.agents.contains_key(agent) {
+            let spec = ViewSpec {
+                agent: agent.clone(),
+                base: self.workspace.root.clone(),
+                delta: dirs.delta.clone(),
+                work: dirs.work.clone(),
+                pins: dirs.pins.clone(),
+                owner: self.files,
+                scratch: self.scratch.clone(),
+            };
+            let root = rustix::fs::open(
+                &self.workspace.root,
+                rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY,
+                rustix::fs::Mode::empty(),
+            )
+            .map_err(ServiceError::io("open", &self.workspace.root))?;
+            // A path that can't be looked at counts as absent: a write based on it is then
+            // refused at apply, never merged into something unseen.
+            let base_entry =
+                move |path: &RelPath| changeset::signature(&root, path).unwrap_or(None);
+            let gate = AgentGate::new(agent.clone(), self.service.clone(), Box::new(base_entry));
+            let view = View::open(spec, gate.clone())?;
+            self.agents.insert(agent.clone(), Served { view, gate, mounted: None });
+        }
+        Ok(dirs)
+    }
+
+    /// A sign of life.
+    pub fn heartbeat(&mut self, run: RunId) -> Result<(), ServiceError> {
+        self.command(Command::Heartbeat { run }).map(drop)
+    }
+
+    /// Ends a run, publishes its changes if the policy says so, and tells how it went.
+    pub fn end_run(&mut self, run: RunId, exit: Exit) -> Result<RunSummary, ServiceError> {
+        let agent = self.state().live_run(run)?.agent.clone();
+        let changes = self.changes_of(&agent)?;
+        let publish = self.config.publish;
+        let why = match publish {
+            _ if exit != Exit::Code(0) => format!("the command {exit}"),
+            Publish::Manual => "publish = \"manual\"".to_owned(),
+            Publish::OnSuccess => "the daemon ended before they were applied".to_owned(),
+        };
+        let units = self.state().live_run(run)?.units.iter().cloned().collect();
+        let changed = changes.changes.len();
+        self.command(Command::EndRun { run, exit, changed, why })?;
+        if changes.is_empty() {
+            self.drop_copies(&agent);
+        } else if exit == Exit::Code(0)
+            && publish == Publish::OnSuccess
+            && let Err(error) = self.apply_set(&agent, &changes)
+        {
+            let why = error.to_string();
+            self.command(Command::KeepPending { agent: agent.clone(), why })?;
+        }
+        let ended = self.state().runs.get(&run);
+        let outcome = ended.and_then(|run| run.outcome.as_ref()).map(report::outcome);
+        Ok(RunSummary {
+            run,
+            agent,
+            changes,
+            units,
+            waits: ended.map(report::waits).unwrap_or_default(),
+            outcome: outcome.unwrap_or(Outcome::Nothing),
+        })
+    }
+
+    /// After a run without changes: files that were copied up and not changed need not stay.
+    fn drop_copies(&self, agent: &AgentName) {
+        if let Some(served) = self.agents.get(agent)
+            && let Err(error) = served.view.drop_from_delta(&[])
+        {
+            tracing::warn!(%agent, %error, "unchanged copies stay in the delta");
+        }
+    }
+
+    /// Whether the run is alive.
+    pub fn is_live(&self, run: RunId) -> bool {
+        self.state().live_run(run).is_ok()
+    }
+
+    /// What a new daemon does first: finishes applies that were cut off, ends runs whose shim is
+    /// gone, serves the views of the others again. Returns when all is consistent (G9).
+    pub(super) fn recover(&mut self) -> Result<(), ServiceError> {
+        self.finish_applies()?;
+        let live: Vec<(RunId, AgentName, bool)> = self
+            .state()
+            .runs
+            .values()
+            .filter(|run| run.ended.is_none())
+            .map(|run| (run.id, run.agent.clone(), process::is_alive(&run.process)))
+            .collect();
+        for (run, agent, alive) in live {
+            if alive {
+                self.serve(&agent)?;
+            } else {
+                let changed = self.changes_of(&agent)?.changes.len();
+                let why = format!("the command {}", Exit::Lost);
+                self.command(Command::EndRun { run, exit: Exit::Lost, changed, why })?;
+            }
+        }
+        self.end_stale_waits()?;
+        self.commit();
+        Ok(())
+    }
+
+    /// Claims that waited when the last daemon ended: whoever waited has long had an error.
+    fn end_stale_waits(&mut self) -> Result<(), ServiceError> {
+        let stale: Vec<_> = self.state().locks.queue().map(|claim| claim.id).collect();
+        for claim in stale {
+            // Ending one may have granted another.
+            if self.state().locks.claim(claim).is_some() {
+                self.command(Command::Cancel { claim })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The live runs with the processes that they end with: to be watched.
+    pub fn live_runs(&self) -> Vec<(RunId, u32)> {
+        let live = self.state().runs.values().filter(|run| run.ended.is_none());
+        live.map(|run| (run.id, run.process.pid)).collect()
+    }
+}

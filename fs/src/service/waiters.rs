@@ -1,0 +1,223 @@
+//! Those that wait: writes held at the gate, and claims made by hand.
+
+use super::{Owner, ServiceError, list, report};
+use crate::gate::{Answer, Intent, Notice, Permit, Refusal, Requester, ViewControl as _};
+use crate::process;
+use agentfs_api::types::Lock;
+use agentfs_core::locks::Origin;
+use agentfs_core::machine::{ClaimEnd, ClaimRequest, Command, RefusalKind, Reply};
+use agentfs_core::{AgentName, ClaimId, Mode, RelPath, WorkUnit};
+use tokio::sync::oneshot;
+
+/// Who hears of the end of a claim.
+pub(super) enum Waiter {
+    /// A system call in a view.
+    Write { agent: AgentName, intent: Intent, requester: Requester, answer: Answer },
+    /// A request of the API.
+    Claim { request: ClaimRequest, reply: Granted },
+}
+
+/// Where the leases of a claim go.
+type Granted = oneshot::Sender<Result<Vec<Lock>, ServiceError>>;
+
+impl Waiter {
+    /// Whether nobody would hear the answer any more.
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Write { requester: Requester { tid: 0 }, .. } => false,
+            Self::Write { requester, .. } => process::is_interrupted(requester.tid),
+            Self::Claim { reply, .. } => reply.is_closed(),
+        }
+    }
+}
+
+impl Owner {
+    /// A write of `agent` stands at the gate.
+    pub(super) fn write(
+        &mut self,
+        agent: AgentName,
+        intent: Intent,
+        requester: Requester,
+        answer: Answer,
+    ) {
+        let request = ClaimRequest {
+            agent: agent.clone(),
+            units: intent.units.clone(),
+            mode: Mode::Exclusive,
+            wait: None,
+            cause: intent.operation.to_owned(),
+            origin: Origin::Write,
+        };
+        match self.command(Command::Claim(request)) {
+            Ok(Reply::Waiting(claim)) => {
+                self.wait(claim, Waiter::Write { agent, intent, requester, answer });
+            }
+            Ok(Reply::Refused(why)) => self.answer(answer, Err(refusal(why))),
+            Ok(_) => self.admit(&agent, &intent, answer),
+            Err(error) => {
+                tracing::error!(%agent, %error, "a write was rejected");
+                self.answer(answer, Err(Refusal::Closed));
+            }
+        }
+    }
+
+    /// The units of `intent` are held: lets it through if it is not based on an old version.
+    fn admit(&mut self, agent: &AgentName, intent: &Intent, answer: Answer) {
+        let Some(served) = self.agents.get(agent) else {
+            return self.answer(answer, Err(Refusal::Closed));
+        };
+        // A path that is shown in an old version is shown in the new one from here on: a write
+        // that goes through must build on it, and one that is refused must be able to read it.
+        let outdated = served.gate.unpin(&intent.paths);
+        if !outdated.is_empty()
+            && let Err(error) = served.view.sync(Some(&outdated))
+        {
+            tracing::warn!(%agent, %error, "the view could not be moved to the new base");
+        }
+        let facts = served.gate.facts(&intent.paths);
+        let cause = intent.operation.to_owned();
+        match self.command(Command::Admit { agent: agent.clone(), cause, facts }) {
+            Ok(Reply::Refused(why)) => self.answer(answer, Err(refusal(why))),
+            Ok(_) => {
+                if let Some(served) = self.agents.get(agent) {
+                    served.gate.admit(&intent.paths);
+                }
+                self.answer(answer, Ok(Permit::granted()));
+            }
+            Err(error) => {
+                tracing::error!(%agent, %error, "an admission was rejected");
+                self.answer(answer, Err(Refusal::Closed));
+            }
+        }
+    }
+
+    /// Answers a write, once the journal has the decision, from a thread that may block: the
+    /// operation itself (a copy-up, say) is done there.
+    fn answer(&mut self, answer: Answer, said: Result<Permit, Refusal>) {
+        let runtime = self.runtime.clone();
+        self.after_commit(move || drop(runtime.spawn_blocking(move || answer(said))));
+    }
+
+    /// A claim by hand.
+    pub(super) fn claim(&mut self, request: ClaimRequest, reply: Granted) {
+        match self.command(Command::Claim(request.clone())) {
+            Ok(Reply::Waiting(claim)) => self.wait(claim, Waiter::Claim { request, reply }),
+            Ok(Reply::Refused(_)) => {
+                let text = self.last_words(&request.agent);
+                self.reply(reply, Err(ServiceError::NotGranted { timed_out: false, text }));
+            }
+            Ok(_) => self.granted(&request, reply),
+            Err(error) => self.reply(reply, Err(error)),
+        }
+    }
+
+    fn granted(&mut self, request: &ClaimRequest, reply: Granted) {
+        let lease = |unit: &WorkUnit| {
+            let lease = self.state().locks.held(&request.agent, unit, request.mode)?;
+            Some(report::lock(self.state(), lease))
+        };
+        let leases = request.units.iter().filter_map(lease).collect();
+        self.reply(reply, Ok(leases));
+    }
+
+    fn reply(&mut self, reply: Granted, said: Result<Vec<Lock>, ServiceError>) {
+        // Whoever has gone away needs no answer.
+        self.after_commit(move || drop(reply.send(said)));
+    }
+
+    /// The sentence about the agent's latest refusal.
+    fn last_words(&self, agent: &AgentName) -> String {
+        let incidents = &self.state().incidents;
+        let latest = incidents.iter().rev().find(|incident| incident.agent == *agent);
+        latest.map(|incident| incident.text.clone()).unwrap_or_default()
+    }
+
+    /// Keeps the waiter until its claim ends; a claim that may not wait at all has ended already.
+    fn wait(&mut self, claim: ClaimId, waiter: Waiter) {
+        if self.state().locks.claim(claim).is_some() {
+            self.waiters.insert(claim, waiter);
+        } else {
+            let agent = match &waiter {
+                Waiter::Write { agent, .. } => agent,
+                Waiter::Claim { request, .. } => &request.agent,
+            };
+            let text = self.last_words(agent);
+            self.dismiss(waiter, ClaimEnd::TimedOut, text);
+        }
+    }
+
+    /// A claim has left the queue: whoever waited for it goes on or is told why not.
+    pub(super) fn claim_ended(&mut self, claim: ClaimId, end: ClaimEnd, text: &str) {
+        if let Some(waiter) = self.waiters.remove(&claim) {
+            self.dismiss(waiter, end, text.to_owned());
+        }
+    }
+
+    fn dismiss(&mut self, waiter: Waiter, end: ClaimEnd, text: String) {
+        match (waiter, end) {
+            (Waiter::Write { agent, intent, answer, .. }, ClaimEnd::Granted) => {
+                self.admit(&agent, &intent, answer);
+            }
+            (Waiter::Claim { request, reply }, ClaimEnd::Granted) => self.granted(&request, reply),
+            (Waiter::Write { answer, .. }, ClaimEnd::TimedOut) => {
+                self.answer(answer, Err(Refusal::Busy));
+            }
+            (Waiter::Write { answer, .. }, ClaimEnd::Cancelled | ClaimEnd::RunEnded) => {
+                self.answer(answer, Err(Refusal::Interrupted));
+            }
+            (Waiter::Claim { reply, .. }, _) => {
+                let timed_out = end == ClaimEnd::TimedOut;
+                self.reply(reply, Err(ServiceError::NotGranted { timed_out, text }));
+            }
+        }
+    }
+
+    /// Takes those out of the queue whose process is gone or has a signal to take.
+    pub(super) fn look_at_waiters(&mut self) {
+        let gone = self.waiters.iter().filter(|(_, waiter)| waiter.is_gone());
+        let gone: Vec<ClaimId> = gone.map(|(claim, _)| *claim).collect();
+        for claim in gone {
+            if let Err(error) = self.command(Command::Cancel { claim }) {
+                tracing::error!(%claim, %error, "a waiter could not leave the queue");
+            }
+        }
+    }
+
+    /// A path is again as it is in base.
+    pub(super) fn forget(&mut self, agent: AgentName, path: RelPath) {
+        if let Err(error) = self.command(Command::Forget { agent, path }) {
+            tracing::error!(%error, "a path could not be forgotten");
+        }
+    }
+
+    /// The text of one file of the virtual directory `.agentfs/`.
+    pub(super) fn notice(&self, agent: &AgentName, notice: Notice) -> String {
+        let (state, now) = (self.state(), self.clock.now());
+        match notice {
+            Notice::Whoami => report::whoami(state, agent),
+            Notice::Locks => {
+                let line = |lock: Lock| format!("{}\t{}\t{}\t{}\n", lock.unit, lock.mode, lock.agent, lock.run.map(|run| run.to_string()).unwrap_or_default());
+                report::locks(state).into_iter().map(line).collect()
+            }
+            Notice::Waiting => {
+                let line = |waiting: agentfs_api::types::Waiting| {
+                    let wants = list(&waiting.units);
+                    format!("{}\t{}\t{wants}\t{}\n", waiting.position, waiting.agent, waiting.cause)
+                };
+                report::queue(state).into_iter().map(line).collect()
+            }
+            Notice::Explain => report::explanation_for(state, agent, now),
+            Notice::Readme => include_str!("notice.md").to_owned(),
+            Notice::GitIgnore => "*\n".to_owned(),
+        }
+    }
+}
+
+fn refusal(why: RefusalKind) -> Refusal {
+    match why {
+        RefusalKind::Denied => Refusal::Denied,
+        RefusalKind::Deadlock => Refusal::Busy,
+        RefusalKind::Stale => Refusal::Stale,
+        RefusalKind::NoRun => Refusal::Closed,
+    }
+}
