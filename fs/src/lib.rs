@@ -1,5 +1,6 @@
 //! (being written)
 
+pub mod changeset;
 pub mod gate;
 
 /// Runs the program and returns its exit status.
