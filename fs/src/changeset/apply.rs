@@ -12,6 +12,7 @@
 //!
 //! Invariants:
 //! - Every step is idempotent: from the state before it or after it, it ends in the state after.
+//! - No step fails for what a person does to base meanwhile, so a commit can always be finished.
 //! - No step removes or replaces a version that is not the one the author built on, even if a
 //!   person saves in the middle: a file that was to be deleted stays, a file that was to be
 //!   replaced is moved aside, and both are reported ([`Kept`]).
@@ -113,25 +114,43 @@ pub struct Plan {
 
 /// Something that a commit left in base rather than lose it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
-    /// The path of the change.
-    pub path: RelPath,
-    /// Where it is now, if it had to make room.
-    pub moved_to: Option<RelPath>,
+#[serde(tag = "kept", rename_all = "kebab-case")]
+pub enum Kept {
+    /// A directory that was to go holds what the change set does not know: scratch, or a file
+    /// that somebody has made since.
+    Directory {
+        /// Where.
+        path: RelPath,
+    },
+    /// A file or link that was to go is not the version that the author deleted.
+    Changed {
+        /// Where.
+        path: RelPath,
+    },
+    /// What was in the way of a change is not the version that the author replaced.
+    Aside {
+        /// Where it was.
+        path: RelPath,
+        /// Where it is now.
+        moved_to: RelPath,
+    },
 }
 
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.moved_to {
-            Some(to) => write!(
+        match self {
+            Self::Directory { path } => write!(
                 f,
-                "{} had changed in the meantime: what was there is now {to}; compare the two",
-                self.path
+                "the directory {path} stays: it still holds what is not part of the change set"
             ),
-            None => write!(
+            Self::Changed { path } => write!(
                 f,
-                "{} was not removed: it holds or is what the change set does not know",
-                self.path
+                "{path} stays: somebody has changed it since the change set was validated"
+            ),
+            Self::Aside { path, moved_to } => write!(
+                f,
+                "{path} was changed by somebody else during the apply: their version is now \
+                 {moved_to}; compare the two"
             ),
         }
     }
@@ -161,9 +180,9 @@ impl Staged {
     /// Writes all new contents of `changes` into the new directory `stage_dir`, which must be on
     /// base's file system, and syncs them. On an error nothing is left.
     ///
-    /// Validates what would make a commit fail half-way: that each directory can be written, is
-    /// on the same file system, and can give way where a file takes its place. It does not look
-    /// for conflicts.
+    /// Validates what would make a commit fail half-way: that each directory is one (not a link),
+    /// can be written, is on the same file system, and can give way where a file takes its place.
+    /// It does not look for conflicts.
     pub fn prepare(
         source: &Source<'_>,
         changes: &ChangeSet,

@@ -3,7 +3,7 @@
 use super::ChangeSetError;
 use super::apply::{Applied, Kept, Plan, Step};
 use super::stage::{FEW, may_replace, times};
-use super::tree::{Tree, kind_of};
+use super::tree::{Tree, is_gone, kind_of};
 use agentfs_core::RelPath;
 use agentfs_core::changeset::{Before, FileKind};
 use rustix::fd::{AsFd, OwnedFd};
@@ -95,7 +95,7 @@ impl Commit {
     fn place<'a>(&self, path: &'a RelPath) -> Result<Option<(OwnedFd, &'a OsStr)>, ChangeSetError> {
         match self.base.parent(path) {
             Ok(place) => Ok(Some(place)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(errno) if is_gone(errno) => Ok(None),
             Err(errno) => Err(self.base.fail("open the directory of", path)(errno)),
         }
     }
@@ -115,7 +115,7 @@ impl Commit {
             // Already made a directory by a later step of this plan.
             Some(found) if kind_of(&found) == FileKind::Dir => Ok(()),
             Some(_) => {
-                self.keep(path, None);
+                self.kept.push(Kept::Changed { path: path.clone() });
                 Ok(())
             }
         }
@@ -126,7 +126,7 @@ impl Commit {
         match unlinkat(&dir, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => {
-                self.keep(path, None);
+                self.kept.push(Kept::Directory { path: path.clone() });
                 Ok(())
             }
             Err(errno) => Err(self.base.fail("remove", path)(errno)),
@@ -185,16 +185,12 @@ impl Commit {
     ) -> Result<(), ChangeSetError> {
         let dir = match self.base.dir(path) {
             Ok(dir) => dir,
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            Err(errno) if is_gone(errno) => return Ok(()),
             Err(errno) => return Err(self.base.fail("open", path)(errno)),
         };
         let settled = fchmod(&dir, Mode::from_raw_mode(mode))
             .and_then(|()| mtime_ns.map_or(Ok(()), |at| futimens(&dir, &times(at))));
         settled.map_err(self.base.fail("set the mode of", path))
-    }
-
-    fn keep(&mut self, path: &RelPath, moved_to: Option<RelPath>) {
-        self.kept.push(Kept { path: path.clone(), moved_to });
     }
 
     fn is_staged(&self, staged: &str) -> Result<bool, ChangeSetError> {
@@ -228,8 +224,8 @@ impl Commit {
             let aside = aside_name(name, attempt);
             match rename_new(dir, name, dir, &aside) {
                 Ok(()) => {
-                    let to = path.parent().unwrap_or_default().join(&aside);
-                    self.keep(path, Some(to));
+                    let moved_to = path.parent().unwrap_or_default().join(&aside);
+                    self.kept.push(Kept::Aside { path: path.clone(), moved_to });
                     return Ok(());
                 }
                 // Gone by itself.
@@ -241,16 +237,21 @@ impl Commit {
         Ok(())
     }
 
-    /// The open directory that holds `path`, made anew if somebody has removed it meanwhile.
-    fn make_place<'a>(&self, path: &'a RelPath) -> Result<(OwnedFd, &'a OsStr), ChangeSetError> {
-        let missing: Vec<RelPath> = path
-            .ancestors()
-            .skip(1)
-            .take_while(|above| matches!(self.base.stat(above), Ok(None)))
-            .collect();
-        for above in missing.iter().rev() {
-            let made = self.base.parent(above).and_then(|(dir, name)| make_dir(&dir, name));
-            made.map_err(self.base.fail("make the directory", above))?;
+    /// The open directory that holds `path`; made anew if somebody has removed it meanwhile, or
+    /// has put a file or a link there (which is never followed, but moved aside).
+    fn make_place<'a>(
+        &mut self,
+        path: &'a RelPath,
+    ) -> Result<(OwnedFd, &'a OsStr), ChangeSetError> {
+        let above: Vec<RelPath> = path.ancestors().skip(1).collect();
+        for dir in above.iter().rev().filter(|dir| !dir.is_root()) {
+            let (parent, name) = self.base.parent(dir).map_err(self.base.fail("open", dir))?;
+            match self.look(&parent, dir)? {
+                Some(found) if kind_of(&found) == FileKind::Dir => continue,
+                Some(_) => self.move_aside(&parent, dir)?,
+                None => {}
+            }
+            make_dir(&parent, name).map_err(self.base.fail("make the directory", dir))?;
         }
         self.base.parent(path).map_err(self.base.fail("open the directory of", path))
     }
@@ -270,7 +271,8 @@ impl Commit {
         }
         for dir in dirs {
             match self.base.dir(&dir).and_then(fsync) {
-                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Ok(()) => {}
+                Err(errno) if is_gone(errno) => {}
                 Err(errno) => return Err(self.base.fail("sync", &dir)(errno)),
             }
         }

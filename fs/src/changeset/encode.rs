@@ -4,6 +4,7 @@ use agentfs_core::RelPath;
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use sha1::{Digest, Sha1};
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 const BASE85: &[u8; 85] =
@@ -47,7 +48,11 @@ pub(super) fn blob_id(content: &[u8]) -> String {
     let mut sha = Sha1::new();
     sha.update(format!("blob {}\0", content.len()));
     sha.update(content);
-    sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    sha.finalize().iter().fold(String::with_capacity(40), |mut id, byte| {
+        // Writing to a String can't fail.
+        let _ = write!(id, "{byte:02x}");
+        id
+    })
 }
 
 /// `content` as one half of a `GIT binary patch`.

@@ -5,13 +5,16 @@
 //! safe against lost updates as the notes are: whoever lets an agent remove or rename a directory
 //! must note every path below it.
 //!
+//! An agent may be at work meanwhile: what goes away under the scan is as if it had never been
+//! there. Contents are hashed as they were read, so an apply notices what changed later.
+//!
 //! Not a change: what equals base byte for byte with the same mode; a directory that was merely
 //! copied up; scratch, `.agentfs` and git's own directories; FIFOs, sockets and devices; what the
 //! agent itself made and removed again.
 
 use super::attributes::{is_opaque, refuse_foreign_marks};
 use super::lines;
-use super::tree::{BIG, Content, Tree, is_whiteout, kind_of, signature_of, stat_beneath};
+use super::tree::{BIG, Content, Tree, is_gone, is_whiteout, kind_of, signature_of, stat_beneath};
 use super::{ChangeSetError, Source, is_private};
 use agentfs_core::RelPath;
 use agentfs_core::changeset::{
@@ -94,7 +97,10 @@ impl Scan<'_> {
             self.file(path, found)?;
             return self.delete_below(path, &[]);
         }
-        let fd = self.delta.dir(path).map_err(self.delta.fail("open", path))?;
+        let fd = match self.delta.dir(path) {
+            Err(errno) if is_gone(errno) => return Ok(()),
+            other => other.map_err(self.delta.fail("open", path))?,
+        };
         refuse_foreign_marks(&self.delta, &fd, path)?;
         let opaque = is_opaque(&fd).map_err(self.delta.fail("read the attributes of", path))?;
         drop(fd);
@@ -187,8 +193,11 @@ impl Scan<'_> {
     fn file(&mut self, path: &RelPath, found: &Stat) -> Result<(), ChangeSetError> {
         let mut after = signature_of(found);
         if after.kind == FileKind::File {
-            let fd = self.delta.file(path).map_err(self.delta.fail("open", path))?;
-            refuse_foreign_marks(&self.delta, fd, path)?;
+            match self.delta.file(path) {
+                Err(errno) if is_gone(errno) => return Ok(()),
+                Err(errno) => return Err(self.delta.fail("open", path)(errno)),
+                Ok(file) => refuse_foreign_marks(&self.delta, file, path)?,
+            }
         }
         let Some(content) = self.delta.content(path, BIG)? else { return Ok(()) };
         let now = self.base.signature(path)?;

@@ -5,7 +5,7 @@ use super::tree::{Tree, hash_of, kind_of, signature_of};
 use super::{ChangeSetError, Source, attributes};
 use agentfs_core::RelPath;
 use agentfs_core::changeset::{Action, Before, Change, ChangeSet, FileKind, Signature};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::AsFd;
 use rustix::fs::{
     Access, AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod,
     fchown, fsync, futimens, mkdirat, openat, symlinkat, utimensat,
@@ -51,7 +51,7 @@ impl<'a> Stage<'a> {
     ) -> Result<Self, ChangeSetError> {
         let base = Tree::open(source.base)?;
         let delta = Tree::open(source.delta)?;
-        let home = make_home(at)?;
+        let home = make_home(at, owner)?;
         let name = at.file_name().unwrap_or(OsStr::new("stage"));
         match mkdirat(&home, name, Mode::RWXU) {
             Ok(()) => {}
@@ -69,6 +69,7 @@ impl<'a> Stage<'a> {
         let mut mkdirs = Vec::new();
         let mut puts = Vec::new();
         let mut settles = Vec::new();
+        self.check_ways(changes)?;
         self.check_places(changes)?;
         let one_by_one = changes.changes.len() <= FEW;
         for (index, change) in changes.changes.iter().enumerate() {
@@ -86,7 +87,7 @@ impl<'a> Stage<'a> {
                         if was.is_some() {
                             removals.push(Step::Unlink { path: path.clone(), replaces });
                         }
-                        self.directory(change, &staged)?;
+                        self.directory(change, &staged, one_by_one)?;
                         mkdirs.push(Step::Mkdir { path: path.clone(), staged });
                     }
                     if !is_merged || change.action == Action::Modified {
@@ -118,6 +119,25 @@ impl<'a> Stage<'a> {
         synced.map_err(self.tree.fail("sync", &root))?;
         let home = self.home.dir(&root).map_err(self.home.fail("open", &root))?;
         fsync(home).map_err(self.home.fail("sync", &root))
+    }
+
+    /// Refuses a way to a change that leads through a file or a link, unless the set replaces it.
+    fn check_ways(&self, changes: &ChangeSet) -> Result<(), ChangeSetError> {
+        let paths: BTreeSet<&RelPath> = changes.changes.iter().map(|change| &change.path).collect();
+        let ways: BTreeSet<RelPath> = changes
+            .changes
+            .iter()
+            .filter(|change| change.after.is_some())
+            .flat_map(|change| change.path.ancestors().skip(1))
+            .filter(|way| !paths.contains(way))
+            .collect();
+        for way in &ways {
+            match self.base.dir(way) {
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(self.base.fail("write in", way)(errno)),
+            }
+        }
+        Ok(())
     }
 
     /// Refuses now what would make the commit stop half-way.
@@ -182,7 +202,7 @@ impl<'a> Stage<'a> {
         Ok(Some(replaced.map_or(owner, |stat| Owner { uid: stat.st_uid, gid: stat.st_gid })))
     }
 
-    fn directory(&self, change: &Change, staged: &str) -> Result<(), ChangeSetError> {
+    fn directory(&self, change: &Change, staged: &str, sync: bool) -> Result<(), ChangeSetError> {
         let path = &change.path;
         let make = || -> Result<(), Errno> {
             mkdirat(&self.tree, staged, Mode::RWXU)?;
@@ -192,7 +212,7 @@ impl<'a> Stage<'a> {
             own(&made, self.owner)?;
             // Until it is settled, it must be possible to write in it.
             fchmod(&made, Mode::RWXU)?;
-            fsync(made)
+            if sync { fsync(made) } else { Ok(()) }
         };
         make().map_err(self.delta.fail("stage", path))
     }
@@ -270,7 +290,7 @@ fn own(fd: impl AsFd, owner: Option<Owner>) -> Result<(), Errno> {
 }
 
 /// The directory that shall hold the stage `at`; made if only it is missing.
-fn make_home(at: &Path) -> Result<Tree, ChangeSetError> {
+fn make_home(at: &Path, owner: Option<Owner>) -> Result<Tree, ChangeSetError> {
     let path = at.parent().unwrap_or(Path::new("/"));
     match Tree::open(path) {
         Err(ChangeSetError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
@@ -278,9 +298,13 @@ fn make_home(at: &Path) -> Result<Tree, ChangeSetError> {
             let name = path.file_name().unwrap_or(OsStr::new("."));
             let root = RelPath::root();
             mkdirat(&above, name, Mode::RWXU).map_err(above.fail("make a directory in", &root))?;
-            let synced = above.dir(&root).and_then(|dir: OwnedFd| fsync(dir));
+            let synced = above.dir(&root).and_then(fsync);
             synced.map_err(above.fail("sync", &root))?;
-            Tree::open(path)
+            let home = Tree::open(path)?;
+            // Another daemon of the same user may stage here next, without being root.
+            let given = home.dir(&root).and_then(|dir| own(dir, owner));
+            given.map_err(home.fail("set the owner of", &root))?;
+            Ok(home)
         }
         other => other,
     }

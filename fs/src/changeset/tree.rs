@@ -51,9 +51,14 @@ pub(super) fn open_beneath(
 pub(super) fn stat_beneath(root: impl AsFd, path: &RelPath) -> Result<Option<Stat>, Errno> {
     match open_beneath(root, path, OFlags::PATH | OFlags::NOFOLLOW) {
         Ok(fd) => rustix::fs::fstat(fd).map(Some),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(errno) if is_gone(errno) => Ok(None),
         Err(errno) => Err(errno),
     }
+}
+
+/// Whether the answer says that nothing is there: no such entry, or only behind a file or link.
+pub(super) fn is_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
 }
 
 pub(super) fn kind_of(stat: &Stat) -> FileKind {
@@ -147,7 +152,7 @@ impl Tree {
             Ok(names)
         };
         match read() {
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Vec::new()),
+            Err(errno) if is_gone(errno) => Ok(Vec::new()),
             other => other.map_err(self.fail("read the directory", path)),
         }
     }
@@ -177,12 +182,15 @@ impl Tree {
     /// The bytes are kept if there are at most `limit`.
     pub fn content(&self, path: &RelPath, limit: u64) -> Result<Option<Content>, ChangeSetError> {
         match self.signature(path)?.map(|found| found.kind) {
-            Some(FileKind::Symlink) => {
-                let target = self.link(path).map_err(self.fail("read the link", path))?;
-                Ok(Some(Content::of(target)))
-            }
+            Some(FileKind::Symlink) => match self.link(path) {
+                Err(errno) if is_gone(errno) => Ok(None),
+                other => Ok(Some(Content::of(other.map_err(self.fail("read the link", path))?))),
+            },
             Some(FileKind::File) => {
-                let file = self.file(path).map_err(self.fail("open", path))?;
+                let file = match self.file(path) {
+                    Err(errno) if is_gone(errno) => return Ok(None),
+                    other => other.map_err(self.fail("open", path))?,
+                };
                 read_content(file, limit).map(Some).map_err(|source| self.io("read", path, source))
             }
             _ => Ok(None),

@@ -41,8 +41,8 @@ fn a_whiteout_of_a_directory_deletes_each_file_but_scratch() {
         read_all(&world.base()).keys().map(ToString::to_string).collect::<Vec<_>>(),
         ["d", "d/target", "d/target/built"]
     );
-    assert_eq!(applied.kept, [Kept { path: path("d"), moved_to: None }]);
-    assert!(applied.kept[0].to_string().starts_with("d was not removed"));
+    assert_eq!(applied.kept, [Kept::Directory { path: path("d") }]);
+    assert!(applied.kept[0].to_string().starts_with("the directory d stays"));
 }
 
 #[test]
@@ -121,10 +121,20 @@ fn a_link_in_base_never_steers_a_write_outside() {
     let staged = world.prepare(&changes).unwrap();
     fs::rename(world.base().join("d"), world.base().join("e")).unwrap();
     symlink("../outside", world.base().join("d")).unwrap();
-    let error = staged.commit().unwrap_err();
-    assert!(matches!(error, ChangeSetError::Symlink { .. }), "{error}");
-    assert!(error.to_string().contains("/base/d"), "{error}");
+    let refused = {
+        let (base, delta) = (world.base(), world.delta());
+        let source = Source { base: &base, delta: &delta, is_scratch: NOTHING_IS_SCRATCH };
+        let stage = base.join(".agentfs-stage-r2");
+        Staged::prepare(&source, &changes, &stage, None).unwrap_err().to_string()
+    };
+    assert!(refused.contains("/base/d leads through a symbolic link"), "{refused}");
+
+    // A commit that has begun is finished all the same; the link makes room.
+    let applied = staged.commit().unwrap();
     assert_eq!(fs::read_to_string(world.dir.path().join("outside/a")).unwrap(), "precious");
+    assert_eq!((world.read("d/a"), world.read("e/a")), ("new".to_owned(), "old".to_owned()));
+    let moved_to = path("d.agentfs-kept");
+    assert_eq!(applied.kept, [Kept::Aside { path: path("d"), moved_to }]);
 }
 
 #[test]

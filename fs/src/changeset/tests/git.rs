@@ -52,7 +52,7 @@ fn without_empty_directories(model: &Model) -> Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
     #[test]
     fn git_apply_makes_of_base_what_the_view_shows((base, after, choices) in any_work()) {
         let (base, after) = (without_empty_directories(&base), without_empty_directories(&after));

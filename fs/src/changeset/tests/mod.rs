@@ -124,7 +124,12 @@ fn whiteout(at: &Path) {
 }
 
 fn opaque(at: &Path, trusted: bool) {
-    let name = if trusted { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
+    // Only root may write the trusted name space.
+    let name = if trusted && rustix::process::geteuid().is_root() {
+        "trusted.overlay.opaque"
+    } else {
+        "user.overlay.opaque"
+    };
     lsetxattr(at, name, b"y", XattrFlags::empty()).unwrap();
 }
 
@@ -344,9 +349,13 @@ fn any_edits(most: usize) -> impl Strategy<Value = Vec<Edit>> {
 fn any_work() -> impl Strategy<Value = (Model, Model, u64)> {
     (any_edits(14), any_edits(8), any::<u64>()).prop_map(|(make, work, choices)| {
         let mut base = Model::new();
-        make.iter().for_each(|one| edit(&mut base, one));
+        for one in &make {
+            edit(&mut base, one);
+        }
         let mut after = base.clone();
-        work.iter().for_each(|one| edit(&mut after, one));
+        for one in &work {
+            edit(&mut after, one);
+        }
         (base, after, choices)
     })
 }
