@@ -172,6 +172,23 @@ fn owners_modes_times_and_attributes_arrive() {
 }
 
 #[test]
+fn a_new_read_only_directory_arrives_with_what_is_in_it() {
+    let world = World::new();
+    let base = Model::new();
+    let mut after = Model::new();
+    edit(&mut after, &Edit::Put(path("d/e/f"), Node::File(b"x".to_vec(), 0o444)));
+    edit(&mut after, &Edit::Put(path("d/e"), Node::Dir(0o555)));
+    edit(&mut after, &Edit::Put(path("d"), Node::Dir(0o555)));
+    write_delta(&world.delta(), &base, &after, 0);
+    let _ = apply_with_crash(&world, Some(3));
+    check(&world, &base, &after);
+    for at in ["base/d/e", "base/d", "delta/d/e", "delta/d"] {
+        let writable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(world.dir.path().join(at), writable).unwrap();
+    }
+}
+
+#[test]
 fn a_large_set_is_synced_as_one() {
     let world = World::new();
     for index in 0..100 {

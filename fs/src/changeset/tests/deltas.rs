@@ -153,7 +153,7 @@ fn a_mark_that_is_not_understood_is_refused() {
     let world = World::new();
     world.write("delta/d/a", "1");
     let at = world.delta().join("d");
-    lsetxattr(&at, "trusted.overlay.redirect", b"/x", XattrFlags::empty()).unwrap();
+    lsetxattr(&at, "user.overlay.redirect", b"/x", XattrFlags::empty()).unwrap();
     let delta = world.delta();
     let base = world.base();
     let source = Source { base: &base, delta: &delta, is_scratch: NOTHING_IS_SCRATCH };

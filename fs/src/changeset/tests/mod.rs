@@ -148,16 +148,18 @@ fn write_node(root: &Path, path: &RelPath, node: &Node) {
             fs::set_permissions(&at, fs::Permissions::from_mode(*mode)).unwrap();
         }
         Node::Link(target) => symlink(OsStr::from_bytes(target), &at).unwrap(),
-        Node::Dir(mode) => {
-            fs::create_dir(&at).unwrap();
-            fs::set_permissions(&at, fs::Permissions::from_mode(*mode)).unwrap();
-        }
+        // Its mode comes with its time, when all is in it.
+        Node::Dir(_) => fs::create_dir(&at).unwrap(),
     }
 }
 
 fn stamp(root: &Path, path: &RelPath, node: &Node) {
+    let at = root.join(path.to_path_buf());
     let times = super::stage::times(mtime_of(path, node));
-    utimensat(CWD, root.join(path.to_path_buf()), &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    utimensat(CWD, &at, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    if let Node::Dir(mode) = node {
+        fs::set_permissions(&at, fs::Permissions::from_mode(*mode)).unwrap();
+    }
 }
 
 fn write_all(root: &Path, model: &Model) {
@@ -333,7 +335,7 @@ fn any_node() -> impl Strategy<Value = Node> {
             .prop_map(|(content, mode)| Node::File(content, mode)),
         1 => prop::sample::select(vec!["a", "../x y", "/etc/passwd"])
             .prop_map(|target| Node::Link(target.as_bytes().to_owned())),
-        2 => prop::sample::select(vec![0o755, 0o700, 0o555]).prop_map(Node::Dir),
+        2 => prop::sample::select(vec![0o755, 0o700, 0o2711]).prop_map(Node::Dir),
     ]
 }
 
