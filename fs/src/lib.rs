@@ -4,12 +4,16 @@
 //! meets, `service/` owns the state, `store/` keeps it, `changeset/` turns deltas into changes of
 //! base, `server/` answers the control API, `commands/` is the program's command line.
 
+pub mod changeset;
 pub mod clock;
+pub mod commands;
+pub mod fuse;
 pub mod gate;
+pub mod layout;
 pub mod process;
+pub mod server;
+pub mod service;
 pub mod store;
+pub mod view;
 
-/// Runs the program and returns its exit status.
-pub fn run() -> std::process::ExitCode {
-    std::process::ExitCode::FAILURE
-}
+pub use commands::run;

@@ -38,8 +38,30 @@ pub struct Signature {
     pub ino: u64,
 }
 
+impl Signature {
+    /// Whether both are the same version of an entry.
+    ///
+    /// A directory's size, time and inode say nothing of what a change set holds (its entries are
+    /// paths of their own, and builds put scratch into it): two directories differ by mode alone.
+    pub fn same_version(&self, other: &Self) -> bool {
+        if self.kind == FileKind::Dir && other.kind == FileKind::Dir {
+            return self.mode == other.mode;
+        }
+        self == other
+    }
+}
+
 /// What base held when an agent first wrote a path: a signature, or nothing.
 pub type Before = Option<Signature>;
+
+/// Whether `a` and `b` are the same version of an entry, or both are nothing.
+pub fn same_version(a: Before, b: Before) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.same_version(&b),
+        _ => false,
+    }
+}
 
 /// For each path that an agent has written: what it was based on.
 pub type BasedOn = BTreeMap<RelPath, Before>;
@@ -123,7 +145,7 @@ pub fn conflicts<'a>(
         .filter_map(|change| {
             let now = now_in_base(&change.path);
             let both_directories = is_dir(change.after) && is_dir(now);
-            (now != change.before && !both_directories).then(|| Conflict {
+            (!same_version(now, change.before) && !both_directories).then(|| Conflict {
                 path: change.path.clone(),
                 before: change.before,
                 now,
@@ -174,5 +196,13 @@ mod tests {
         let made = [change("d", None, dir)];
         assert_eq!(conflicts(&made, |_| Some(signature(FileKind::Dir, 9))), vec![]);
         assert_eq!(conflicts(&made, |_| Some(signature(FileKind::File, 9))).len(), 1);
+    }
+
+    #[test]
+    fn a_build_in_a_directory_does_not_forbid_its_removal() {
+        let gone = [change("d", Some(signature(FileKind::Dir, 1)), None)];
+        assert_eq!(conflicts(&gone, |_| Some(signature(FileKind::Dir, 9))), vec![]);
+        let other_mode = Signature { mode: 0o755, ..signature(FileKind::Dir, 1) };
+        assert_eq!(conflicts(&gone, |_| Some(other_mode)).len(), 1);
     }
 }
