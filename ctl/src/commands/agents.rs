@@ -1,0 +1,18 @@
+//! `agentctl agents`: all agents.
+
+use crate::cli::Global;
+use crate::error::Error;
+use crate::session::Session;
+use crate::{output, report};
+
+/// Show all agents and what they do
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  agentctl agents")]
+pub struct Agents {}
+
+impl Agents {
+    pub fn run(self, global: &Global) -> Result<(), Error> {
+        let agents = Session::open(global)?.client.agents()?;
+        output::show(global, &agents, |agents, page| report::agents::agents(agents, page))
+    }
+}

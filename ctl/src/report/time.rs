@@ -1,0 +1,91 @@
+//! Moments and lengths of time, as people say them.
+
+use super::Page;
+use agentfs_core::Timestamp;
+use jiff::tz::TimeZone;
+use std::time::Duration;
+
+/// "12s", "3m 12s", "2h 5m", "4d 1h": the two units that matter.
+pub fn span(length: Duration) -> String {
+    let seconds = length.as_secs();
+    let units = [(seconds / 86_400, "d"), (seconds / 3_600 % 24, "h"), (seconds / 60 % 60, "m")];
+    let units = [units[0], units[1], units[2], (seconds % 60, "s")];
+    let first = units.iter().position(|(number, _)| *number > 0).unwrap_or(3);
+    let parts = units[first..].iter().take(2).filter(|(number, _)| *number > 0);
+    let text = parts.map(|(number, unit)| format!("{number}{unit}")).collect::<Vec<_>>().join(" ");
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
+/// "12s ago", or "now".
+pub fn ago(page: &Page, then: Timestamp) -> String {
+    match page.now.since(then) {
+        length if length.as_secs() == 0 => "now".to_owned(),
+        length => format!("{} ago", span(length)),
+    }
+}
+
+/// "in 12s", or "now" if that has passed.
+pub fn until(page: &Page, then: Timestamp) -> String {
+    match then.since(page.now) {
+        length if length.as_secs() == 0 => "now".to_owned(),
+        length => format!("in {}", span(length)),
+    }
+}
+
+/// "2026-11-20 21:30:02", where the reader is.
+pub fn local(page: &Page, then: Timestamp) -> String {
+    let millis = i64::try_from(then.0).unwrap_or(i64::MAX);
+    format_in(&page.zone, jiff::Timestamp::from_millisecond(millis))
+}
+
+/// The same for nanoseconds since the epoch, as file systems count.
+pub fn local_nanos(page: &Page, nanos: i64) -> String {
+    format_in(&page.zone, jiff::Timestamp::from_nanosecond(i128::from(nanos)))
+}
+
+fn format_in(zone: &TimeZone, moment: Result<jiff::Timestamp, jiff::Error>) -> String {
+    match moment {
+        Ok(moment) => moment.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => "at no known time".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{page, seconds};
+    use super::*;
+
+    #[test]
+    fn spans_name_the_two_units_that_matter() {
+        for (given, text) in [
+            (0, "0s"),
+            (12, "12s"),
+            (60, "1m"),
+            (192, "3m 12s"),
+            (7_500, "2h 5m"),
+            (7_259, "2h"),
+            (349_200, "4d 1h"),
+        ] {
+            assert_eq!(span(Duration::from_secs(given)), text);
+        }
+        assert_eq!(span(Duration::from_millis(999)), "0s");
+    }
+
+    #[test]
+    fn moments_are_told_from_the_page_s_now() {
+        assert_eq!(ago(&page(), seconds(988)), "12s ago");
+        assert_eq!(ago(&page(), Timestamp(999_500)), "now");
+        assert_eq!(ago(&page(), seconds(2_000)), "now", "another machine's clock may be ahead");
+        assert_eq!(until(&page(), seconds(1_090)), "in 1m 30s");
+        assert_eq!(until(&page(), seconds(1)), "now");
+    }
+
+    #[test]
+    fn clock_times_are_local() {
+        let zone = TimeZone::fixed(jiff::tz::offset(2));
+        let here = Page { zone, ..page() };
+        assert_eq!(local(&here, seconds(1_000)), "1970-01-01 02:16:40");
+        assert_eq!(local_nanos(&here, 1_000_000_000_000), "1970-01-01 02:16:40");
+        assert_eq!(local(&here, Timestamp(u64::MAX)), "at no known time");
+    }
+}
