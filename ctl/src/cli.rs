@@ -2,7 +2,7 @@
 
 use crate::commands::{
     Agents, Apply, Claim, Completions, Diff, Discard, Explain, Locks, Log, Man, Queue, Recover,
-    Release, Runs,
+    Release, Run, Runs,
 };
 use crate::error::Error;
 use crate::{exit, output};
@@ -75,8 +75,8 @@ impl Command {
             Self::Release(command) => command.run(global),
             Self::Explain(command) => command.run(global),
             Self::Recover(command) => command.run(global),
-            Self::Completions(command) => command.run(),
-            Self::Man(command) => command.run(),
+            Self::Completions(command) => command.run(global),
+            Self::Man(command) => command.run(global),
         }
     }
 }

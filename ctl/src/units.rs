@@ -52,10 +52,9 @@ impl Session {
 /// `path` with the symbolic links in the nearest existing directory above it resolved.
 fn without_links(path: &Path) -> PathBuf {
     // `dir/..` has no last component to spare, and `link/` means what the link leads to.
-    if path.file_name().is_none() || path.as_os_str().as_bytes().ends_with(b"/") {
-        if let Ok(path) = path.canonicalize() {
-            return path;
-        }
+    let whole = path.file_name().is_none() || path.as_os_str().as_bytes().ends_with(b"/");
+    if whole && let Ok(path) = path.canonicalize() {
+        return path;
     }
     path.ancestors()
         .skip(1)

@@ -1,5 +1,6 @@
 //! `agentctl agents`: all agents.
 
+use super::Run;
 use crate::cli::Global;
 use crate::error::Error;
 use crate::session::Session;
@@ -10,8 +11,8 @@ use crate::{output, report};
 #[command(after_help = "Example:\n  agentctl agents")]
 pub struct Agents {}
 
-impl Agents {
-    pub fn run(self, global: &Global) -> Result<(), Error> {
+impl Run for Agents {
+    fn run(self, global: &Global) -> Result<(), Error> {
         let agents = Session::open(global)?.client.agents()?;
         output::show(global, &agents, |agents, page| report::agents::agents(agents, page))
     }

@@ -1,5 +1,6 @@
 //! `agentctl apply`: makes change sets part of base.
 
+use super::Run;
 use crate::cli::Global;
 use crate::error::Error;
 use crate::session::Session;
@@ -20,8 +21,8 @@ pub struct Apply {
     agents: Vec<AgentName>,
 }
 
-impl Apply {
-    pub fn run(self, global: &Global) -> Result<(), Error> {
+impl Run for Apply {
+    fn run(self, global: &Global) -> Result<(), Error> {
         let client = Session::open(global)?.client;
         for (done, agent) in self.agents.iter().enumerate() {
             apply(global, &client, agent).map_err(|error| match &self.agents[done + 1..] {

@@ -1,5 +1,6 @@
 //! `agentctl claim`: claims work units by hand.
 
+use super::Run;
 use crate::cli::Global;
 use crate::error::Error;
 use crate::session::Session;
@@ -30,8 +31,8 @@ pub struct Claim {
     wait: Option<Span>,
 }
 
-impl Claim {
-    pub fn run(self, global: &Global) -> Result<(), Error> {
+impl Run for Claim {
+    fn run(self, global: &Global) -> Result<(), Error> {
         let session = Session::open(global)?;
         let units = self.units.iter().map(|typed| session.unit(typed));
         let request = ClaimUnits {

@@ -1,6 +1,7 @@
 //! `agentctl completions`: what a shell needs to complete command lines.
 
-use crate::cli::Cli;
+use super::Run;
+use crate::cli::{Cli, Global};
 use crate::error::Error;
 use crate::output;
 use clap::CommandFactory;
@@ -16,8 +17,8 @@ pub struct Completions {
     shell: Shell,
 }
 
-impl Completions {
-    pub fn run(self) -> Result<(), Error> {
+impl Run for Completions {
+    fn run(self, _: &Global) -> Result<(), Error> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "agentctl", &mut script);
         output::bytes(&script)

@@ -1,5 +1,6 @@
 //! `agentctl diff`: what an agent has changed.
 
+use super::Run;
 use crate::cli::Global;
 use crate::error::Error;
 use crate::session::Session;
@@ -35,8 +36,8 @@ pub struct Diff {
     no_pager: bool,
 }
 
-impl Diff {
-    pub fn run(self, global: &Global) -> Result<(), Error> {
+impl Run for Diff {
+    fn run(self, global: &Global) -> Result<(), Error> {
         let client = Session::open(global)?.client;
         let diff = client.diff(&self.agent)?;
         if global.json {
@@ -56,7 +57,9 @@ impl Diff {
         }
         self.show(&client.patch(&self.agent)?)
     }
+}
 
+impl Diff {
     fn show(&self, patch: &[u8]) -> Result<(), Error> {
         if !io::stdout().is_terminal() {
             return output::bytes(patch);

@@ -1,5 +1,6 @@
 //! `agentctl discard`: drops a change set.
 
+use super::Run;
 use crate::cli::Global;
 use crate::error::Error;
 use crate::session::Session;
@@ -20,8 +21,8 @@ pub struct Discard {
     yes: bool,
 }
 
-impl Discard {
-    pub fn run(self, global: &Global) -> Result<(), Error> {
+impl Run for Discard {
+    fn run(self, global: &Global) -> Result<(), Error> {
         if !self.yes && !can_ask() {
             return Err(Error::NeedsYes);
         }
@@ -32,7 +33,9 @@ impl Discard {
         let settled = client.discard(&self.agent)?;
         output::show(global, &settled, |settled, _| report::changes::settled(settled))
     }
+}
 
+impl Discard {
     /// Shows what is at stake and asks. Where there is nothing to lose there is no question.
     fn is_meant(&self, client: &Client) -> Result<bool, Error> {
         let diff = client.diff(&self.agent)?;

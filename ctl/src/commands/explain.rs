@@ -1,5 +1,6 @@
 //! `agentctl explain`: why something waits or was refused.
 
+use super::Run;
 use crate::cli::Global;
 use crate::error::Error;
 use crate::session::Session;
@@ -19,8 +20,8 @@ pub struct Explain {
     agent: Option<AgentName>,
 }
 
-impl Explain {
-    pub fn run(self, global: &Global) -> Result<(), Error> {
+impl Run for Explain {
+    fn run(self, global: &Global) -> Result<(), Error> {
         let session = Session::open(global)?;
         let path = self.path.map(|typed| session.path(&typed)).transpose()?;
         let explanation = session.client.explain(path.as_ref(), self.agent.as_ref())?;

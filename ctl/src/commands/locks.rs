@@ -1,5 +1,6 @@
 //! `agentctl locks`: all leases.
 
+use super::Run;
 use crate::cli::Global;
 use crate::error::Error;
 use crate::session::Session;
@@ -10,8 +11,8 @@ use crate::{output, report};
 #[command(after_help = "Example:\n  agentctl locks\n  agentctl locks --json | jq -r '.[].unit'")]
 pub struct Locks {}
 
-impl Locks {
-    pub fn run(self, global: &Global) -> Result<(), Error> {
+impl Run for Locks {
+    fn run(self, global: &Global) -> Result<(), Error> {
         let locks = Session::open(global)?.client.locks()?;
         output::show(global, &locks, |locks, page| report::locks::locks(locks, page))
     }

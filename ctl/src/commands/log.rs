@@ -1,6 +1,6 @@
 //! `agentctl log`: the journal in sentences.
 
-use super::last;
+use super::{Run, last};
 use crate::cli::Global;
 use crate::error::Error;
 use crate::session::Session;
@@ -24,8 +24,8 @@ pub struct Log {
     agent: Option<AgentName>,
 }
 
-impl Log {
-    pub fn run(self, global: &Global) -> Result<(), Error> {
+impl Run for Log {
+    fn run(self, global: &Global) -> Result<(), Error> {
         let client = Session::open(global)?.client;
         let mut entries = client.log(0)?;
         let newest = entries.last().map_or(0, |entry| entry.seq);
@@ -47,7 +47,9 @@ impl Log {
         }
         Err(Error::LogEnded)
     }
+}
 
+impl Log {
     fn wants(&self, entry: &LogEntry) -> bool {
         self.agent.is_none() || self.agent == entry.agent
     }

@@ -1,6 +1,7 @@
 //! `agentctl man`: its manual pages.
 
-use crate::cli::Cli;
+use super::Run;
+use crate::cli::{Cli, Global};
 use crate::error::Error;
 use crate::output;
 use clap::CommandFactory;
@@ -17,8 +18,8 @@ pub struct Man {
     dir: Option<PathBuf>,
 }
 
-impl Man {
-    pub fn run(self) -> Result<(), Error> {
+impl Run for Man {
+    fn run(self, _: &Global) -> Result<(), Error> {
         let Some(dir) = self.dir else {
             let mut page = Vec::new();
             clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(Error::Output)?;

@@ -30,6 +30,15 @@ pub use recover::Recover;
 pub use release::Release;
 pub use runs::Runs;
 
+use crate::cli::Global;
+use crate::error::Error;
+
+/// A command as it was typed, ready to be done once.
+pub trait Run {
+    /// Does it. Blocks until the daemon has answered and the answer is written.
+    fn run(self, global: &Global) -> Result<(), Error>;
+}
+
 /// The last `number` of `items`; all of them where no number is given.
 fn last<T>(mut items: Vec<T>, number: Option<usize>) -> Vec<T> {
     let skipped = items.len().saturating_sub(number.unwrap_or(usize::MAX));

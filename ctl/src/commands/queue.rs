@@ -1,5 +1,6 @@
 //! `agentctl queue`: the claims that wait.
 
+use super::Run;
 use crate::cli::Global;
 use crate::error::Error;
 use crate::session::Session;
@@ -10,8 +11,8 @@ use crate::{output, report};
 #[command(after_help = "Example:\n  agentctl queue")]
 pub struct Queue {}
 
-impl Queue {
-    pub fn run(self, global: &Global) -> Result<(), Error> {
+impl Run for Queue {
+    fn run(self, global: &Global) -> Result<(), Error> {
         let queue = Session::open(global)?.client.queue()?;
         output::show(global, &queue, |queue, page| report::locks::queue(queue, page))
     }

@@ -1,5 +1,6 @@
 //! `agentctl recover`: work that waits for a decision.
 
+use super::Run;
 use crate::cli::Global;
 use crate::error::Error;
 use crate::session::Session;
@@ -10,8 +11,8 @@ use crate::{output, report};
 #[command(after_help = "Example:\n  agentctl recover\n  agentctl diff alice")]
 pub struct Recover {}
 
-impl Recover {
-    pub fn run(self, global: &Global) -> Result<(), Error> {
+impl Run for Recover {
+    fn run(self, global: &Global) -> Result<(), Error> {
         let work = Session::open(global)?.client.recoverable()?;
         output::show(global, &work, |work, page| report::recover::recover(work, page))
     }

@@ -1,5 +1,6 @@
 //! `agentctl release`: gives leases back.
 
+use super::Run;
 use crate::cli::Global;
 use crate::error::Error;
 use crate::session::Session;
@@ -23,8 +24,8 @@ pub struct Release {
     agent: Option<AgentName>,
 }
 
-impl Release {
-    pub fn run(self, global: &Global) -> Result<(), Error> {
+impl Run for Release {
+    fn run(self, global: &Global) -> Result<(), Error> {
         let session = Session::open(global)?;
         let units = self.units.iter().map(|typed| session.unit(typed));
         for unit in units.collect::<Result<Vec<_>, _>>()? {

@@ -1,6 +1,6 @@
 //! `agentctl runs`: all runs.
 
-use super::last;
+use super::{Run, last};
 use crate::cli::Global;
 use crate::error::Error;
 use crate::session::Session;
@@ -15,8 +15,8 @@ pub struct Runs {
     number: Option<usize>,
 }
 
-impl Runs {
-    pub fn run(self, global: &Global) -> Result<(), Error> {
+impl Run for Runs {
+    fn run(self, global: &Global) -> Result<(), Error> {
         let runs = last(Session::open(global)?.client.runs()?, self.number);
         output::show(global, &runs, |runs, page| report::agents::runs(runs, page))
     }

@@ -77,9 +77,10 @@ fn hunk_header(line: &[u8]) -> Option<Left> {
     let line =
         std::str::from_utf8(line.strip_prefix(b"@@ -")?.split(|b| *b == b'@').next()?).ok()?;
     let (old, new) = line.trim_end().split_once(" +")?;
-    let length = |range: &str| match range.split_once(',') {
-        Some((_, length)) => length.parse().ok(),
-        None => Some(1),
+    let length = |range: &str| {
+        let (start, length) = range.split_once(',').unwrap_or((range, "1"));
+        start.parse::<u64>().ok()?;
+        length.parse().ok()
     };
     Some(Left { old: length(old)?, new: length(new)? })
 }
@@ -127,8 +128,7 @@ mod tests {
     #[test]
     fn without_its_styles_it_is_the_patch() {
         let text = coloured(PATCH);
-        let stripped: Vec<u8> =
-            anstream::adapter::strip_bytes(&text).into_iter().flatten().copied().collect();
+        let stripped: Vec<u8> = anstream::adapter::strip_bytes(&text).flatten().copied().collect();
         let valid: Vec<u8> = PATCH.iter().copied().filter(|byte| *byte != 0xff).collect();
         let stripped: Vec<u8> = stripped.into_iter().filter(|byte| *byte != 0xff).collect();
         assert_eq!(stripped, valid);

@@ -2,6 +2,7 @@
 
 use super::{ADDED, Page, REMOVED, count};
 use agentfs_core::changeset::{Action, Change, ChangeSet, FileKind};
+use anstyle::Style;
 use std::fmt::Write;
 use unicode_width::UnicodeWidthStr;
 
@@ -107,8 +108,14 @@ fn bar(added: u64, removed: u64, most: u64, room: u64) -> String {
         let plus = scaled(added, total, length).min(length - u64::from(removed > 0));
         (plus, length - plus)
     };
-    let (plus, minus) = ("+".repeat(plus as usize), "-".repeat(minus as usize));
-    format!("{ADDED}{plus}{ADDED:#}{REMOVED}{minus}{REMOVED:#}")
+    side("+", plus, ADDED) + &side("-", minus, REMOVED)
+}
+
+fn side(sign: &str, length: u64, style: Style) -> String {
+    if length == 0 {
+        return String::new();
+    }
+    format!("{style}{}{style:#}", sign.repeat(length as usize))
 }
 
 /// `part` of `whole` as a part of `room`; at least 1 if there is any.
@@ -122,12 +129,12 @@ mod tests {
     use super::*;
     use agentfs_core::changeset::Signature;
 
-    fn entry(kind: FileKind, mode: u32) -> Option<Signature> {
-        Some(Signature { kind, mode, size: 1, mtime_ns: 0, ino: 1 })
+    fn entry(kind: FileKind, mode: u32) -> Signature {
+        Signature { kind, mode, size: 1, mtime_ns: 0, ino: 1 }
     }
 
     fn change(path: &str, action: Action, lines: Option<(u64, u64)>) -> Change {
-        let file = entry(FileKind::File, 0o644);
+        let file = Some(entry(FileKind::File, 0o644));
         Change {
             path: path.parse().unwrap(),
             action,
@@ -160,9 +167,9 @@ mod tests {
     #[test]
     fn what_is_no_text_is_named() {
         let mut dir = change("d", Action::Added, None);
-        dir.after = entry(FileKind::Dir, 0o755);
+        dir.after = Some(entry(FileKind::Dir, 0o755));
         let mut script = change("s", Action::Modified, Some((0, 0)));
-        script.after = entry(FileKind::File, 0o755);
+        script.after = Some(entry(FileKind::File, 0o755));
         let text = plain(&stat(&ChangeSet { changes: vec![dir, script] }, &page()));
         assert!(text.contains("d (new)     | dir\n"), "{text}");
         assert!(text.contains("s (mode +x) |   0\n"), "{text}");

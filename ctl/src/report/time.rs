@@ -2,7 +2,6 @@
 
 use super::Page;
 use agentfs_core::Timestamp;
-use jiff::tz::TimeZone;
 use std::time::Duration;
 
 /// "12s", "3m 12s", "2h 5m", "4d 1h": the two units that matter.
@@ -35,25 +34,27 @@ pub fn until(page: &Page, then: Timestamp) -> String {
 /// "2026-11-20 21:30:02", where the reader is.
 pub fn local(page: &Page, then: Timestamp) -> String {
     let millis = i64::try_from(then.0).unwrap_or(i64::MAX);
-    format_in(&page.zone, jiff::Timestamp::from_millisecond(millis))
+    shown(page, jiff::Timestamp::from_millisecond(millis).ok())
 }
 
 /// The same for nanoseconds since the epoch, as file systems count.
 pub fn local_nanos(page: &Page, nanos: i64) -> String {
-    format_in(&page.zone, jiff::Timestamp::from_nanosecond(i128::from(nanos)))
+    shown(page, jiff::Timestamp::from_nanosecond(i128::from(nanos)).ok())
 }
 
-fn format_in(zone: &TimeZone, moment: Result<jiff::Timestamp, jiff::Error>) -> String {
-    match moment {
-        Ok(moment) => moment.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
-        Err(_) => "at no known time".to_owned(),
-    }
+fn shown(page: &Page, moment: Option<jiff::Timestamp>) -> String {
+    let zoned = moment.map(|moment| moment.to_zoned(page.zone.clone()));
+    zoned.map_or_else(
+        || "at no known time".to_owned(),
+        |zoned| zoned.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::tests::{page, seconds};
     use super::*;
+    use jiff::tz::TimeZone;
 
     #[test]
     fn spans_name_the_two_units_that_matter() {
