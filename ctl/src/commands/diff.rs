@@ -21,7 +21,7 @@ const DEFAULT_PAGER: &str = "less -FRX";
 #[command(after_help = "Paths whose base has moved since are listed on standard error. On a \
     terminal the patch goes through $AGENTFS_PAGER, else $PAGER, else less.\n\n\
     Example:\n  agentctl diff alice\n  agentctl diff alice --stat\n  \
-    agentctl diff alice | git apply --check -R")]
+    agentctl diff alice > alice.patch")]
 pub struct Diff {
     /// Whose changes
     agent: AgentName,
