@@ -28,9 +28,9 @@ pub fn agents(agents: &[Agent], page: &Page) -> String {
 
 fn state(state: AgentState) -> Cell {
     match state {
-        AgentState::Running => Cell::new("running").fg(Color::Green),
-        AgentState::Waiting => Cell::new("waiting").fg(Color::Yellow),
-        AgentState::Pending => Cell::new("pending").fg(Color::Cyan),
+        AgentState::Running => Cell::new("running").fg(Color::DarkGreen),
+        AgentState::Waiting => Cell::new("waiting").fg(Color::DarkYellow),
+        AgentState::Pending => Cell::new("pending").fg(Color::DarkCyan),
         AgentState::Idle => Cell::new("idle"),
     }
 }
