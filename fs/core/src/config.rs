@@ -30,8 +30,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             unclaimed: Unclaimed::Claim,
-            wait: Span(Duration::from_secs(60)),
-            ttl: Span(Duration::from_secs(600)),
+            wait: Span(Duration::from_mins(1)),
+            ttl: Span(Duration::from_mins(10)),
             publish: Publish::OnSuccess,
             scratch: Vec::new(),
         }

@@ -65,7 +65,9 @@ impl fmt::Display for AgentName {
 pub struct InvalidRunId(pub String);
 
 /// One execution of a command by an agent; written `r7`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct RunId(pub u64);
 
@@ -86,7 +88,9 @@ impl FromStr for RunId {
 
 /// The fencing token of a lease: grows with every grant, so that whoever checks it can tell an
 /// old holder from the present one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Token(pub u64);
 
@@ -97,7 +101,9 @@ impl fmt::Display for Token {
 }
 
 /// A claim that waits in the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct ClaimId(pub u64);
 

@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -193,14 +193,14 @@ impl fmt::Display for RelPath {
                 if c == '\\' || c.is_control() {
                     let mut utf8 = [0; 4];
                     for byte in c.encode_utf8(&mut utf8).bytes() {
-                        text.push_str(&format!("\\x{byte:02x}"));
+                        write!(text, "\\x{byte:02x}")?;
                     }
                 } else {
                     text.push(c);
                 }
             }
             for byte in chunk.invalid() {
-                text.push_str(&format!("\\x{byte:02x}"));
+                write!(text, "\\x{byte:02x}")?;
             }
         }
         f.pad(if text.is_empty() { "." } else { &text })

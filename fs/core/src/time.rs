@@ -12,6 +12,7 @@ pub struct Timestamp(pub u64);
 
 impl Timestamp {
     /// This time plus `span`, at most the end of time.
+    #[must_use]
     pub fn plus(self, span: Duration) -> Self {
         let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(millis))

@@ -1,0 +1,263 @@
+//! What can happen: the journal's vocabulary.
+//!
+//! Each event carries what is needed to fold it and to say it in a sentence. Variants and fields
+//! are only ever added (with a default), because journals outlive versions of this program.
+
+use crate::changeset::Before;
+use crate::config::{Span, Unclaimed};
+use crate::ids::{AgentName, BaseVersion, ClaimId, RunId, Token};
+use crate::locks::{Claim, Lease};
+use crate::path::RelPath;
+use crate::unit::WorkUnit;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// One entry of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    /// A run began; its agent, if new, with it.
+    RunStarted {
+        /// Its id.
+        run: RunId,
+        /// Whose.
+        agent: AgentName,
+        /// The command line.
+        argv: Vec<String>,
+        /// What its writes meet.
+        policy: Policy,
+        /// The process whose end is the run's end.
+        process: ProcessMark,
+    },
+    /// A run ended.
+    RunEnded {
+        /// Which.
+        run: RunId,
+        /// Whose.
+        agent: AgentName,
+        /// How.
+        exit: Exit,
+        /// How many paths its agent has changed and not applied.
+        changed: usize,
+        /// Why they are not applied.
+        why: String,
+    },
+    /// A sign of life that prolongs the agent's leases.
+    Renewed {
+        /// Whose.
+        agent: AgentName,
+    },
+    /// A unit is held.
+    Granted {
+        /// All about it.
+        lease: Lease,
+    },
+    /// A lease ended.
+    LeaseEnded {
+        /// Which.
+        token: Token,
+        /// Whose.
+        agent: AgentName,
+        /// On what.
+        unit: WorkUnit,
+        /// Why.
+        why: LeaseEnd,
+    },
+    /// A claim waits.
+    Queued {
+        /// All about it.
+        claim: Claim,
+        /// Why, in a sentence.
+        why: String,
+    },
+    /// A claim waits no more.
+    ClaimEnded {
+        /// Which.
+        claim: ClaimId,
+        /// Whose.
+        agent: AgentName,
+        /// How.
+        end: ClaimEnd,
+        /// The wait, in a sentence.
+        text: String,
+    },
+    /// A write was refused without a wait.
+    Refused {
+        /// Whose.
+        agent: AgentName,
+        /// To what.
+        unit: WorkUnit,
+        /// Why.
+        why: RefusalKind,
+        /// The same in a sentence.
+        text: String,
+    },
+    /// An agent writes a path for the first time.
+    Based {
+        /// Who.
+        agent: AgentName,
+        /// Which.
+        path: RelPath,
+        /// What base held then.
+        before: Before,
+    },
+    /// A path is again as it is in base.
+    Forgotten {
+        /// Whose.
+        agent: AgentName,
+        /// Which.
+        path: RelPath,
+    },
+    /// An apply is about to change base.
+    ApplyBegun {
+        /// Whose changes.
+        agent: AgentName,
+        /// Which paths.
+        paths: Vec<RelPath>,
+        /// Where the new contents are staged.
+        stage: String,
+        /// The steps.
+        plan: String,
+    },
+    /// Base has a new version.
+    Applied {
+        /// Whose changes.
+        agent: AgentName,
+        /// The new version.
+        version: BaseVersion,
+        /// Which paths.
+        paths: Vec<RelPath>,
+    },
+    /// An apply did not happen.
+    ApplyAbandoned {
+        /// Whose changes.
+        agent: AgentName,
+        /// Why.
+        why: String,
+    },
+    /// Changes stay pending.
+    Pending {
+        /// Whose.
+        agent: AgentName,
+        /// Why.
+        why: String,
+    },
+    /// Changes were dropped.
+    Discarded {
+        /// Whose.
+        agent: AgentName,
+    },
+    /// Changes have outlived their leases.
+    Sealed {
+        /// Whose.
+        agent: AgentName,
+    },
+}
+
+/// What a run's writes meet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// At a unit that nobody holds.
+    pub unclaimed: Unclaimed,
+    /// At a unit that another holds: the longest wait.
+    pub wait: Span,
+    /// How long leases outlive the last sign of life.
+    pub ttl: Span,
+}
+
+/// A process, told apart from a later one with the same number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessMark {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot (`/proc/PID/stat`, field 22).
+    pub started: u64,
+    /// Which boot that was (`/proc/sys/kernel/random/boot_id`).
+    pub boot: String,
+}
+
+/// How a run's command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// It exited with this status.
+    Code(i32),
+    /// A signal of this number ended it.
+    Signal(i32),
+    /// Its shim vanished, so nobody knows.
+    Lost,
+    /// It never started: what it had to hold was not granted, or the sandbox could not be built.
+    NotStarted,
+}
+
+impl fmt::Display for Exit {
+    /// Completes the sentence "the command ...".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(status) => write!(f, "exited with status {status}"),
+            Self::Signal(number) => write!(f, "was ended by signal {number}"),
+            Self::Lost => write!(f, "was lost: its shim vanished"),
+            Self::NotStarted => write!(f, "never started"),
+        }
+    }
+}
+
+/// Why a lease ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaseEnd {
+    /// It was given back.
+    Released,
+    /// The changes under it became part of base.
+    Applied,
+    /// The changes under it were dropped.
+    Discarded,
+    /// Its run ended without changes.
+    RunEnded,
+    /// Its run gave no sign of life for too long.
+    Expired,
+    /// The path it was for is again as in base.
+    Forgotten,
+}
+
+impl fmt::Display for LeaseEnd {
+    /// Completes the sentence "it is free again: ...".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Released => "released",
+            Self::Applied => "its changes were applied",
+            Self::Discarded => "its changes were discarded",
+            Self::RunEnded => "its run ended without changes",
+            Self::Expired => "no sign of life for too long",
+            Self::Forgotten => "the path is again as in base",
+        })
+    }
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClaimEnd {
+    /// The units are held.
+    Granted,
+    /// The deadline passed.
+    TimedOut,
+    /// The process that waited is gone.
+    Cancelled,
+    /// The run that waited ended.
+    RunEnded,
+}
+
+/// Why a write was refused at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    /// It is not claimed, and `unclaimed = "deny"`.
+    Denied,
+    /// To wait would be to wait for itself.
+    Deadlock,
+    /// Base has a version that the run has not read.
+    Stale,
+    /// The agent has no live run.
+    NoRun,
+}

@@ -1,0 +1,201 @@
+//! Folding an event into the state: the one way in which state ever changes, at run time and at
+//! recovery alike.
+
+use super::{
+    Agent, ClaimEnd, Event, INCIDENTS_KEPT, Incident, LeaseEnd, Machine, Outcome, Run, State,
+    Underway,
+};
+use crate::changeset::BasedOn;
+use crate::ids::AgentName;
+use crate::locks::Claim;
+use crate::path::RelPath;
+use crate::time::Timestamp;
+use crate::unit::WorkUnit;
+use std::time::Duration;
+
+/// An event that does not fit the state: the journal was not written by this machine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the journal does not fit together: {0}")]
+pub struct Misfit(pub String);
+
+fn misfit(what: &impl ToString) -> Misfit {
+    Misfit(what.to_string())
+}
+
+impl Machine {
+    /// Folds one event of the journal, as it was when it happened at `at`.
+    pub fn fold(&mut self, event: &Event, at: Timestamp) -> Result<(), Misfit> {
+        self.state.fold(event, at)
+    }
+}
+
+impl State {
+    pub(super) fn fold(&mut self, event: &Event, at: Timestamp) -> Result<(), Misfit> {
+        match event {
+            Event::RunStarted { run, agent, argv, policy, process } => {
+                let started = Run {
+                    id: *run,
+                    agent: agent.clone(),
+                    argv: argv.clone(),
+                    policy: policy.clone(),
+                    process: process.clone(),
+                    started: at,
+                    ended: None,
+                    outcome: None,
+                    units: self.locks.leases_of(agent).map(|lease| lease.unit.clone()).collect(),
+                    incidents: Vec::new(),
+                };
+                self.begin(started);
+            }
+            Event::RunEnded { run, agent, exit, changed, why } => {
+                let ended = self.runs.get_mut(run).ok_or_else(|| misfit(run))?;
+                ended.ended = Some((at, *exit));
+                ended.outcome = Some(match changed {
+                    0 => Outcome::Nothing,
+                    _ => Outcome::Pending(why.clone()),
+                });
+                let agent = self.known_mut(agent)?;
+                agent.live = None;
+                agent.last_sign = at;
+                if *changed == 0 {
+                    agent.based.clear();
+                }
+            }
+            Event::Renewed { agent } => self.known_mut(agent)?.last_sign = at,
+            Event::Granted { lease } => {
+                self.last_token = self.last_token.max(lease.token);
+                let holder = self.agents.entry(lease.agent.clone()).or_insert_with(|| idle(at));
+                if holder.live.is_none() {
+                    holder.last_sign = at;
+                }
+                if let Some(run) = lease.run.and_then(|run| self.runs.get_mut(&run)) {
+                    run.units.insert(lease.unit.clone());
+                }
+                self.locks.insert(lease.clone());
+            }
+            Event::LeaseEnded { token, agent, unit, why } => {
+                self.locks.remove(*token).ok_or_else(|| misfit(token))?;
+                if *why == LeaseEnd::Forgotten {
+                    self.no_longer_held(agent, unit);
+                }
+            }
+            Event::Queued { claim, .. } => {
+                self.last_claim = self.last_claim.max(claim.id);
+                self.locks.enqueue(claim.clone());
+            }
+            Event::ClaimEnded { claim, end, text, .. } => {
+                let claim = self.locks.dequeue(*claim).ok_or_else(|| misfit(claim))?;
+                if *end != ClaimEnd::RunEnded {
+                    self.remember(waited(&claim, at, text));
+                }
+            }
+            Event::Refused { agent, unit, text, .. } => self.remember(Incident {
+                at,
+                agent: agent.clone(),
+                unit: unit.clone(),
+                waited: Duration::ZERO,
+                text: text.clone(),
+            }),
+            Event::Based { agent, path, before } => {
+                self.known_mut(agent)?.based.insert(path.clone(), *before);
+            }
+            Event::Forgotten { agent, path } => {
+                self.known_mut(agent)?.based.remove(path);
+            }
+            Event::ApplyBegun { agent, paths, stage, plan } => {
+                let (paths, stage, plan) = (paths.clone(), stage.clone(), plan.clone());
+                self.underway.insert(agent.clone(), Underway { paths, stage, plan });
+            }
+            Event::Applied { agent, version, paths } => {
+                self.underway.remove(agent);
+                self.base_version = *version;
+                let known = self.known_mut(agent)?;
+                known.based.retain(|path, _| !paths.contains(path));
+                self.settle(agent, &Outcome::Applied(*version))?;
+            }
+            Event::ApplyAbandoned { agent, why } => {
+                self.underway.remove(agent);
+                self.explain_pending(agent, why);
+            }
+            Event::Pending { agent, why } => self.explain_pending(agent, why),
+            Event::Discarded { agent } => {
+                self.known_mut(agent)?.based.clear();
+                self.settle(agent, &Outcome::Discarded)?;
+            }
+            Event::Sealed { agent } => self.known_mut(agent)?.sealed = true,
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, run: Run) {
+        self.last_run = self.last_run.max(run.id);
+        let agent = self.agents.entry(run.agent.clone()).or_insert_with(|| idle(run.started));
+        agent.live = Some(run.id);
+        agent.latest = Some(run.id);
+        agent.sealed = false;
+        agent.last_sign = run.started;
+        agent.ttl = run.policy.ttl.0;
+        self.runs.insert(run.id, run);
+    }
+
+    fn known_mut(&mut self, agent: &AgentName) -> Result<&mut Agent, Misfit> {
+        self.agents.get_mut(agent).ok_or_else(|| misfit(agent))
+    }
+
+    /// All pending runs of an agent share one delta, and so one outcome.
+    fn settle(&mut self, agent: &AgentName, outcome: &Outcome) -> Result<(), Misfit> {
+        self.known_mut(agent)?.sealed = false;
+        for pending in self.pending_runs(agent) {
+            pending.outcome = Some(outcome.clone());
+        }
+        Ok(())
+    }
+
+    fn explain_pending(&mut self, agent: &AgentName, why: &str) {
+        for pending in self.pending_runs(agent) {
+            pending.outcome = Some(Outcome::Pending(why.to_owned()));
+        }
+    }
+
+    fn pending_runs(&mut self, agent: &AgentName) -> impl Iterator<Item = &mut Run> {
+        self.runs
+            .values_mut()
+            .filter(move |run| run.agent == *agent)
+            .filter(|run| matches!(run.outcome, Some(Outcome::Pending(_))))
+    }
+
+    /// The name was only passing, so the run's summary need not tell of it.
+    fn no_longer_held(&mut self, agent: &AgentName, unit: &WorkUnit) {
+        let live = self.agents.get(agent).and_then(|agent| agent.live);
+        if let Some(run) = live.and_then(|run| self.runs.get_mut(&run)) {
+            run.units.remove(unit);
+        }
+    }
+
+    fn remember(&mut self, incident: Incident) {
+        let live = self.agents.get(&incident.agent).and_then(|agent| agent.live);
+        if let Some(run) = live.and_then(|run| self.runs.get_mut(&run)) {
+            run.incidents.push(incident.clone());
+        }
+        if self.incidents.len() == INCIDENTS_KEPT {
+            self.incidents.pop_front();
+        }
+        self.incidents.push_back(incident);
+    }
+}
+
+fn idle(at: Timestamp) -> Agent {
+    let ttl = crate::config::Config::default().ttl.0;
+    Agent { live: None, latest: None, based: BasedOn::new(), sealed: false, last_sign: at, ttl }
+}
+
+fn waited(claim: &Claim, at: Timestamp, text: &str) -> Incident {
+    let unit = claim.units.first().cloned().unwrap_or(WorkUnit::Dir(RelPath::root()));
+    Incident {
+        at,
+        agent: claim.agent.clone(),
+        unit,
+        waited: at.since(claim.since),
+        text: text.to_owned(),
+    }
+}

@@ -1,0 +1,307 @@
+//! The machine against stories, against recovery, and against the guarantee G1.
+
+use super::*;
+use crate::changeset::{FileKind, Signature};
+use crate::config::{Span, Unclaimed};
+use proptest::prelude::*;
+
+fn name(text: &str) -> AgentName {
+    text.parse().unwrap()
+}
+
+fn unit(text: &str) -> WorkUnit {
+    text.parse().unwrap()
+}
+
+fn policy(unclaimed: Unclaimed) -> Policy {
+    let secs = |n| Span(Duration::from_secs(n));
+    Policy { unclaimed, wait: secs(60), ttl: secs(600) }
+}
+
+fn process() -> ProcessMark {
+    ProcessMark { pid: 1, started: 1, boot: "b".into() }
+}
+
+fn version(mtime_ns: i64) -> Before {
+    Some(Signature { kind: FileKind::File, mode: 0o644, size: 3, mtime_ns, ino: 9 })
+}
+
+/// A machine with its journal and a clock that the test moves, in seconds.
+#[derive(Default)]
+struct Story {
+    machine: Machine,
+    journal: Vec<(Event, Timestamp)>,
+    now: Timestamp,
+}
+
+impl Story {
+    fn with(agents: &[&str]) -> Self {
+        let mut story = Self::default();
+        agents.iter().for_each(|agent| story.start(agent, Unclaimed::Claim));
+        story
+    }
+
+    fn start(&mut self, agent: &str, unclaimed: Unclaimed) {
+        let (agent, argv) = (Some(name(agent)), vec!["x".into()]);
+        let policy = policy(unclaimed);
+        self.run(Command::StartRun { agent, argv, policy, process: process() }).unwrap();
+    }
+
+    fn run(&mut self, command: Command) -> Result<Reply, Rejection> {
+        let (reply, events) = self.machine.apply(command, self.now)?;
+        self.journal.extend(events.into_iter().map(|event| (event, self.now)));
+        Ok(reply)
+    }
+
+    fn write(&mut self, agent: &str, what: &str) -> Reply {
+        self.claim(agent, what, Origin::Write)
+    }
+
+    fn claim(&mut self, agent: &str, what: &str, origin: Origin) -> Reply {
+        self.run(Command::Claim(ClaimRequest {
+            agent: name(agent),
+            units: what.split_whitespace().map(unit).collect(),
+            mode: Mode::Exclusive,
+            wait: None,
+            cause: "open".into(),
+            origin,
+        }))
+        .unwrap()
+    }
+
+    fn admit(&mut self, agent: &str, path: &str, read: Option<Before>, base: Before) -> Reply {
+        let facts = vec![PathFacts { path: path.parse().unwrap(), read, base }];
+        self.run(Command::Admit { agent: name(agent), cause: "open".into(), facts }).unwrap()
+    }
+
+    fn apply_changes(&mut self, agent: &str) -> Result<Reply, Rejection> {
+        let agent = name(agent);
+        let paths = self.machine.state.agents[&agent].based.keys().cloned().collect();
+        let (stage, plan) = (String::new(), String::new());
+        self.run(Command::BeginApply { agent: agent.clone(), paths, stage, plan })?;
+        self.run(Command::FinishApply { agent })
+    }
+
+    fn end(&mut self, agent: &str, exit: Exit) {
+        let run = self.machine.state.agents[&name(agent)].live.unwrap();
+        let changed = self.machine.state.agents[&name(agent)].based.len();
+        self.run(Command::EndRun { run, exit, changed, why: "why".into() }).unwrap();
+    }
+
+    fn at(&mut self, secs: u64) {
+        self.now = Timestamp(secs * 1_000);
+        self.run(Command::Tick).unwrap();
+    }
+
+    fn holders(&self) -> Vec<String> {
+        let leases = self.machine.state.locks.leases();
+        leases.map(|lease| format!("{} {}", lease.agent, lease.unit)).collect()
+    }
+
+    fn explained(&self, agent: &str) -> Vec<String> {
+        crate::explain::explain(&self.machine.state, None, Some(&name(agent)), self.now)
+    }
+}
+
+#[test]
+fn a_free_unit_is_claimed_by_the_first_write_and_the_second_writer_waits() {
+    let mut s = Story::with(&["alice", "bob"]);
+    assert_eq!(s.write("alice", "a"), Reply::Granted);
+    assert_eq!(s.write("alice", "a"), Reply::Granted, "leases are re-entrant");
+    assert_eq!(s.write("bob", "a"), Reply::Waiting(ClaimId(1)));
+    s.at(12);
+    assert_eq!(
+        s.explained("bob"),
+        [
+            "bob waits for a (open): alice (r1) has held a for 12s; gives up in 48s. It is free when \
+          alice's run has ended and its changes are applied; `agentctl apply alice` does so now."
+        ]
+    );
+    s.end("alice", Exit::Code(0));
+    assert_eq!(s.holders(), ["bob a"], "alice had changed nothing");
+}
+
+#[test]
+fn a_wait_ends_at_its_deadline_and_says_who_was_in_the_way() {
+    let mut s = Story::with(&["alice", "bob"]);
+    s.write("alice", "a");
+    s.write("bob", "a");
+    s.at(59);
+    assert_eq!(s.machine.state.locks.queue().count(), 1);
+    s.at(60);
+    assert_eq!(s.machine.state.locks.queue().count(), 0);
+    let said = s.explained("bob");
+    assert!(said[0].contains("EBUSY after waiting 1m00s: alice (r1) has held a"), "{said:?}");
+}
+
+#[test]
+fn leases_outlive_the_run_until_its_changes_are_applied() {
+    let mut s = Story::with(&["alice", "bob"]);
+    s.write("alice", "a");
+    s.admit("alice", "a", None, version(1));
+    s.end("alice", Exit::Code(1));
+    assert_eq!(s.write("bob", "a"), Reply::Waiting(ClaimId(1)));
+    s.apply_changes("alice").unwrap();
+    assert_eq!(s.holders(), ["bob a"]);
+    assert_eq!(s.machine.state.base_version, BaseVersion(1));
+    assert_eq!(s.machine.state.runs[&RunId(1)].outcome, Some(Outcome::Applied(BaseVersion(1))));
+}
+
+#[test]
+fn a_write_on_an_old_version_is_refused_until_the_new_one_is_read() {
+    let mut s = Story::with(&["alice", "bob"]);
+    s.write("bob", "a");
+    let read_old = Some(version(1));
+    assert_eq!(s.admit("bob", "a", read_old, version(2)), Reply::Refused(RefusalKind::Stale));
+    assert_eq!(s.holders(), ["bob a"], "the lease stays, so that nobody slips in between");
+    assert!(s.explained("bob")[0].contains("read a again, then write"));
+    assert_eq!(s.admit("bob", "a", Some(version(2)), version(2)), Reply::Granted);
+    assert_eq!(s.admit("bob", "a", read_old, version(3)), Reply::Granted, "already its own");
+    assert_eq!(s.admit("bob", "never-read", None, version(5)), Reply::Granted);
+}
+
+#[test]
+fn deny_refuses_what_was_not_claimed_but_not_an_editors_temporary_name() {
+    let mut s = Story::default();
+    s.start("alice", Unclaimed::Deny);
+    assert_eq!(s.claim("alice", "src/a.rs", Origin::Asked), Reply::Granted);
+    assert_eq!(s.write("alice", "src/a.rs"), Reply::Granted);
+    assert_eq!(s.write("alice", "src/b.rs"), Reply::Refused(RefusalKind::Denied));
+    assert_eq!(s.write("alice", "src/a.rs.tmp.1 src/a.rs"), Reply::Granted);
+    assert!(s.explained("alice")[0].contains("EACCES"));
+    s.run(Command::Forget { agent: name("alice"), path: "src/a.rs.tmp.1".parse().unwrap() })
+        .unwrap();
+    assert_eq!(s.holders(), ["alice src/a.rs"]);
+}
+
+#[test]
+fn a_deadlock_is_refused_at_once() {
+    let mut s = Story::with(&["alice", "bob"]);
+    s.write("alice", "a");
+    s.write("bob", "b");
+    assert_eq!(s.write("alice", "b"), Reply::Waiting(ClaimId(1)));
+    assert_eq!(s.write("bob", "a"), Reply::Refused(RefusalKind::Deadlock));
+    assert!(s.explained("bob")[0].contains("bob would wait for alice, who waits for bob"));
+}
+
+#[test]
+fn silence_ends_leases_but_not_work() {
+    let mut s = Story::with(&["alice"]);
+    s.write("alice", "a");
+    s.admit("alice", "a", None, version(1));
+    s.end("alice", Exit::Lost);
+    s.at(599);
+    assert_eq!(s.holders(), ["alice a"]);
+    s.at(600);
+    assert_eq!(s.holders(), [""; 0]);
+    assert!(s.machine.state.agents[&name("alice")].sealed);
+    s.start("bob", Unclaimed::Claim);
+    s.write("bob", "a");
+    let refused = s.apply_changes("alice").unwrap_err();
+    assert!(matches!(refused, Rejection::HeldByAnother { .. }), "{refused}");
+    s.end("bob", Exit::Code(0));
+    s.apply_changes("alice").unwrap();
+}
+
+#[test]
+fn heartbeats_keep_leases_and_are_journaled_seldom() {
+    let mut s = Story::with(&["alice"]);
+    s.write("alice", "a");
+    let before = s.journal.len();
+    for secs in (10..=2_000).step_by(10) {
+        s.at(secs);
+        s.run(Command::Heartbeat { run: RunId(1) }).unwrap();
+    }
+    assert_eq!(s.holders(), ["alice a"]);
+    assert_eq!(s.journal.len() - before, 13, "one every 150 s");
+}
+
+#[test]
+fn names_are_free_when_their_agent_neither_runs_nor_has_changes() {
+    let mut s = Story::default();
+    let start = |s: &mut Story| {
+        let (argv, policy) = (vec!["x".into()], policy(Unclaimed::Claim));
+        match s.run(Command::StartRun { agent: None, argv, policy, process: process() }).unwrap() {
+            Reply::Started(_, agent) => agent.to_string(),
+            reply => panic!("{reply:?}"),
+        }
+    };
+    assert_eq!((start(&mut s), start(&mut s)), ("ada".into(), "ben".into()));
+    s.end("ada", Exit::Code(0));
+    assert_eq!(start(&mut s), "ada");
+    s.write("ada", "a");
+    s.admit("ada", "a", None, None);
+    s.end("ada", Exit::Code(1));
+    assert_eq!(start(&mut s), "cleo");
+    let again = s.run(Command::StartRun {
+        agent: Some(name("ben")),
+        argv: vec![],
+        policy: policy(Unclaimed::Claim),
+        process: process(),
+    });
+    assert_eq!(again, Err(Rejection::AlreadyRunning(name("ben"), RunId(2))));
+}
+
+fn any_command() -> impl Strategy<Value = (u8, u8, u8, u64)> {
+    (0u8..9, 0u8..3, 0u8..6, 0u64..200)
+}
+
+const UNITS: [&str; 6] = ["d/a", "d/b", "d/", "d/e/", "c", "res:x"];
+
+/// Runs random commands; those that are rejected are part of the game.
+fn random_story(commands: Vec<(u8, u8, u8, u64)>, check: impl Fn(&Story)) -> Story {
+    let agents = ["alice", "bob", "carol"];
+    let mut s = Story::with(&agents);
+    for (what, who, which, pause) in commands {
+        let agent = agents[usize::from(who)];
+        let wanted = UNITS[usize::from(which)];
+        s.now = Timestamp(s.now.0 + pause * 1_000);
+        match what {
+            0..3 => drop(s.write(agent, wanted)),
+            3 => drop(s.admit(agent, "d/a", None, version(1))),
+            4 => drop(s.run(Command::Release { agent: name(agent), unit: unit(wanted) })),
+            5 => drop(s.apply_changes(agent)),
+            6 if s.machine.state.agents[&name(agent)].live.is_some() => {
+                s.end(agent, Exit::Code(0));
+            }
+            7 if s.machine.state.agents[&name(agent)].live.is_none() => {
+                s.start(agent, Unclaimed::Claim);
+            }
+            _ => drop(s.run(Command::Tick)),
+        }
+        check(&s);
+    }
+    s
+}
+
+proptest! {
+    #[test]
+    fn no_two_leases_overlap_and_nobody_who_could_go_on_waits(
+        commands in prop::collection::vec(any_command(), 0..60)
+    ) {
+        random_story(commands, |s| {
+            let leases: Vec<_> = s.machine.state.locks.leases().collect();
+            for (at, one) in leases.iter().enumerate() {
+                for other in &leases[at + 1..] {
+                    let apart = one.agent == other.agent || !one.unit.overlaps(&other.unit);
+                    assert!(apart, "G1: {one:?} and {other:?}");
+                    assert!(one.token < other.token, "tokens grow");
+                }
+            }
+            assert_eq!(s.machine.state.locks.grantable(), None, "a lost wake-up");
+        });
+    }
+
+    #[test]
+    fn the_journal_alone_gives_the_same_state(
+        commands in prop::collection::vec(any_command(), 0..60)
+    ) {
+        let s = random_story(commands, |_| {});
+        let mut again = Machine::default();
+        for (event, at) in &s.journal {
+            let json = serde_json::to_string(event).unwrap();
+            again.fold(&serde_json::from_str(&json).unwrap(), *at).unwrap();
+        }
+        prop_assert_eq!(again, s.machine);
+    }
+}
