@@ -61,6 +61,7 @@ pub fn exit(exit: Exit) -> String {
         Exit::Code(code) => format!("exit {code}"),
         Exit::Signal(signal) => format!("signal {signal}"),
         Exit::Lost => "lost".to_owned(),
+        Exit::NotStarted => "never started".to_owned(),
     }
 }
 
@@ -120,15 +121,15 @@ mod tests {
         let text = plain(&runs(&[run(Some(Exit::Code(0)), Some(applied))], &page()));
         assert_eq!(
             text,
-            "RUN  AGENT  STARTED     TOOK  ENDED   CHANGES        COMMAND\n\
-             r7   alice  1m 40s ago  1m    exit 0  applied as v4  claude -p 'fix it'"
+            "RUN  AGENT  STARTED    TOOK   ENDED   CHANGES        COMMAND\n\
+             r7   alice  1m40s ago  1m00s  exit 0  applied as v4  claude -p 'fix it'"
         );
     }
 
     #[test]
     fn a_live_run_is_running_until_now() {
         let text = plain(&runs(&[run(None, None)], &page()));
-        assert!(text.contains("1m 40s  running  -"), "{text}");
+        assert!(text.contains("1m40s  running  -"), "{text}");
     }
 
     #[test]

@@ -80,13 +80,13 @@ mod tests {
         let text = plain(&locks(&[lock("src/a.rs"), lock("proc:build")], &page()));
         assert_eq!(
             text,
-            "UNIT        MODE       AGENT  RUN  SINCE    EXPIRES    WAITERS\n\
-             src/a.rs    exclusive  alice  r7   12s ago  in 9m 48s  1\n\
-             proc:build  exclusive  alice  r7   12s ago  in 9m 48s  1"
+            "UNIT        MODE       AGENT  RUN  SINCE    EXPIRES   WAITERS\n\
+             src/a.rs    exclusive  alice  r7   12s ago  in 9m48s  1\n\
+             proc:build  exclusive  alice  r7   12s ago  in 9m48s  1"
         );
         assert_eq!(
             claimed(&[lock("src/a.rs")], &page()),
-            "alice holds src/a.rs (exclusive, expires in 9m 48s)"
+            "alice holds src/a.rs (exclusive, expires in 9m48s)"
         );
     }
 

@@ -81,9 +81,9 @@ mod tests {
         let text = plain(&recover(&[work("alice", &["src/a.rs"]), work("bo", &[])], &page()));
         assert_eq!(
             text,
-            "AGENT  RUN  ENDED   HOW       CHANGED  LINES   LEASES         BASE\n\
-             alice  r3   1m ago  signal 9  2 paths  +10 -1  gone (sealed)  moved at 1 path\n\
-             bo     r3   1m ago  signal 9  2 paths  +10 -1  gone (sealed)  as it was\n\
+            "AGENT  RUN  ENDED      HOW       CHANGED  LINES   LEASES         BASE\n\
+             alice  r3   1m00s ago  signal 9  2 paths  +10 -1  gone (sealed)  moved at 1 path\n\
+             bo     r3   1m00s ago  signal 9  2 paths  +10 -1  gone (sealed)  as it was\n\
              \nalice: kept in /state/agents/a/delta\n  base has moved since at: src/a.rs\n  \
              agentctl diff alice     see the changes\n  \
              agentctl apply alice    make them part of base\n  \

@@ -4,15 +4,14 @@ use super::Page;
 use agentfs_core::Timestamp;
 use std::time::Duration;
 
-/// "12s", "3m 12s", "2h 5m", "4d 1h": the two units that matter.
+const DAY: u64 = 86_400;
+
+/// "250ms", "12s", "3m05s", "2h10m" as in the daemon's own sentences, and "4d1h".
 pub fn span(length: Duration) -> String {
-    let seconds = length.as_secs();
-    let units = [(seconds / 86_400, "d"), (seconds / 3_600 % 24, "h"), (seconds / 60 % 60, "m")];
-    let units = [units[0], units[1], units[2], (seconds % 60, "s")];
-    let first = units.iter().position(|(number, _)| *number > 0).unwrap_or(3);
-    let parts = units[first..].iter().take(2).filter(|(number, _)| *number > 0);
-    let text = parts.map(|(number, unit)| format!("{number}{unit}")).collect::<Vec<_>>().join(" ");
-    if text.is_empty() { "0s".to_owned() } else { text }
+    match length.as_secs() {
+        seconds @ DAY.. => format!("{}d{}h", seconds / DAY, seconds % DAY / 3_600),
+        _ => agentfs_core::explain::span(length),
+    }
 }
 
 /// "12s ago", or "now".
@@ -57,19 +56,10 @@ mod tests {
     use jiff::tz::TimeZone;
 
     #[test]
-    fn spans_name_the_two_units_that_matter() {
-        for (given, text) in [
-            (0, "0s"),
-            (12, "12s"),
-            (60, "1m"),
-            (192, "3m 12s"),
-            (7_500, "2h 5m"),
-            (7_259, "2h"),
-            (349_200, "4d 1h"),
-        ] {
+    fn spans_are_told_as_the_daemon_tells_them_and_days_as_days() {
+        for (given, text) in [(12, "12s"), (185, "3m05s"), (86_399, "23h59m"), (349_200, "4d1h")] {
             assert_eq!(span(Duration::from_secs(given)), text);
         }
-        assert_eq!(span(Duration::from_millis(999)), "0s");
     }
 
     #[test]
@@ -77,7 +67,7 @@ mod tests {
         assert_eq!(ago(&page(), seconds(988)), "12s ago");
         assert_eq!(ago(&page(), Timestamp(999_500)), "now");
         assert_eq!(ago(&page(), seconds(2_000)), "now", "another machine's clock may be ahead");
-        assert_eq!(until(&page(), seconds(1_090)), "in 1m 30s");
+        assert_eq!(until(&page(), seconds(1_090)), "in 1m30s");
         assert_eq!(until(&page(), seconds(1)), "now");
     }
 
