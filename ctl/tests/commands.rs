@@ -184,19 +184,18 @@ fn a_workspace_with_a_journal_has_its_daemon_started() {
     let state = state.unwrap().join(id);
     std::fs::create_dir_all(&state).unwrap();
     std::fs::write(state.join("journal.db"), "").unwrap();
-    // An `agentfs` that can't serve: what it says must reach the user.
+    // An `agentfs` that can't serve: what it says must reach the user. The program takes the one
+    // beside itself, so both are put into a directory of their own; by a shell, because a file
+    // that this process has open for writing can't be run while another test forks.
     let bin = nobody.root.join("bin");
-    std::fs::create_dir(&bin).unwrap();
-    let program = bin.join("agentfs");
-    std::fs::write(&program, "#!/bin/sh\necho \"agentfs: $1 is refused\" >&2\nexit 1\n").unwrap();
-    Command::new("chmod").arg("+x").arg(&program).status().unwrap();
-    // The program prefers the `agentfs` beside itself, so it is run where it has no neighbour.
-    let alone = bin.join("agentctl");
-    std::fs::hard_link(env!("CARGO_BIN_EXE_agentctl"), &alone)
-        .or_else(|_| std::fs::copy(env!("CARGO_BIN_EXE_agentctl"), &alone).map(drop))
-        .unwrap();
+    let script = "mkdir $0 && cd $0 && cp $1 agentctl && chmod +x agentctl &&
+        printf '#!/bin/sh\necho \"agentfs: $1 is refused\" >&2\nexit 1\n' >agentfs &&
+        chmod +x agentfs";
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(script).arg(&bin).arg(env!("CARGO_BIN_EXE_agentctl"));
+    assert!(shell.status().unwrap().success());
     let template = nobody.agentctl(&["locks"]);
-    let mut command = Command::new(&alone);
+    let mut command = Command::new(bin.join("agentctl"));
     command.args(template.get_args()).current_dir(&nobody.root).env_clear();
     for (name, value) in template.get_envs() {
         command.env(name, value.unwrap());
