@@ -113,7 +113,7 @@ impl View {
     fn change(&self, file: BorrowedFd<'_>, changes: Changes) -> Result<(), FsError> {
         if let Some(size) = changes.size {
             let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-            let data = fs::open(sys::proc_path(file), flags, Mode::empty())?;
+            let data = fs::open(sys::proc_path(&file), flags, Mode::empty())?;
             drop_set_id(&data)?;
             fs::ftruncate(data, size)?;
         }
@@ -124,7 +124,7 @@ impl View {
             delta::set_owner(file, changes.uid.map(|_| uid), changes.gid.map(|_| gid))?;
         }
         if let Some(mode) = changes.mode {
-            fs::chmod(sys::proc_path(file), Mode::from_raw_mode(mode & 0o7777))?;
+            fs::chmod(sys::proc_path(&file), Mode::from_raw_mode(mode & 0o7777))?;
         }
         if changes.atime.is_some() || changes.mtime.is_some() {
             let times = Timestamps {
@@ -149,7 +149,7 @@ impl View {
             return Err(FsError::HiddenAttribute);
         }
         let file = self.own_node(ino, path, Content::Keep)?;
-        Ok(fs::setxattr(sys::proc_path(file.as_fd()), name, value, flags)?)
+        Ok(fs::setxattr(sys::proc_path(&file), name, value, flags)?)
     }
 
     /// Removes an extended attribute.
@@ -163,7 +163,7 @@ impl View {
         // Nothing is copied up for what is not there.
         self.get_xattr(ino, name)?;
         let file = self.own_node(ino, path, Content::Keep)?;
-        Ok(fs::removexattr(sys::proc_path(file.as_fd()), name)?)
+        Ok(fs::removexattr(sys::proc_path(&file), name)?)
     }
 }
 

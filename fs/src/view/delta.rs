@@ -111,7 +111,7 @@ impl Delta {
 
     /// Hides what lower layers have below the directory.
     pub(super) fn set_opaque(&self, dir: impl AsFd) -> Result<(), FsError> {
-        let path = sys::proc_path(dir);
+        let path = sys::proc_path(&dir);
         fs::setxattr(path, self.format.opaque(), b"y", XattrFlags::empty())?;
         Ok(())
     }
@@ -179,7 +179,7 @@ impl Delta {
                 let copy = fs::openat(work, temp, flags, Mode::RUSR | Mode::WUSR)?;
                 if content == Content::Keep && stat.st_size > 0 {
                     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-                    let data = fs::open(sys::proc_path(source), flags, Mode::empty())?;
+                    let data = fs::open(sys::proc_path(&source), flags, Mode::empty())?;
                     super::copy_up::copy_data(&data, &copy, stat.st_size as u64)?;
                 }
             }
@@ -200,14 +200,14 @@ impl Delta {
             set_owner(copy, Some(stat.st_uid), Some(stat.st_gid))?;
         }
         if sys::kind(stat) != FileType::Symlink {
-            fs::chmod(sys::proc_path(copy), sys::permissions(stat))?;
+            fs::chmod(sys::proc_path(&copy), sys::permissions(stat))?;
         }
         for name in sys::xattr_names(source)? {
             if is_hidden(&name) {
                 continue;
             }
             let Some(value) = sys::xattr(source, name.as_os_str())? else { continue };
-            match fs::setxattr(sys::proc_path(copy), &name, &value, XattrFlags::empty()) {
+            match fs::setxattr(sys::proc_path(&copy), &name, &value, XattrFlags::empty()) {
                 // What this user or file system can't keep is left behind, as cp does.
                 Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => {}
                 Err(errno) => return Err(errno.into()),
@@ -224,7 +224,7 @@ impl Delta {
     /// it costs no more than a new number after the kernel has forgotten the file.
     fn note_number(&self, copy: BorrowedFd<'_>, ino: u64) -> Result<(), FsError> {
         let value = ino.to_string();
-        let path = sys::proc_path(copy);
+        let path = sys::proc_path(&copy);
         match fs::setxattr(path, self.format.number(), value.as_bytes(), XattrFlags::empty()) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::PERM) => Ok(()),
             Err(errno) => Err(errno.into()),

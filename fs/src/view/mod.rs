@@ -213,7 +213,7 @@ fn probe(work: &OwnedFd, delta: &Path) -> Result<Format, ViewError> {
     clear().and_then(|()| rustix::fs::mkdirat(work, name, Mode::RWXU)).map_err(attributes)?;
     let set = |format: Format| {
         let dir = sys::pin_at(work, name)?;
-        let path = sys::proc_path(dir.as_fd());
+        let path = sys::proc_path(&dir);
         rustix::fs::setxattr(path, format.opaque(), b"y", XattrFlags::empty())
     };
     let format = if set(Format::Trusted).is_ok() {

@@ -71,7 +71,9 @@ pub(super) fn names(dir: impl AsFd) -> Result<Vec<(OsString, FileType)>> {
 }
 
 /// A path by which calls that take only paths reach an open file, also one opened with `O_PATH`.
-pub(super) fn proc_path(file: impl AsFd) -> String {
+///
+/// Takes a reference, because the path is worth nothing once the file is closed.
+pub(super) fn proc_path(file: &impl AsFd) -> String {
     format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
 }
 
@@ -80,7 +82,7 @@ pub(super) fn xattr(
     file: impl AsFd,
     name: impl rustix::path::Arg + Copy,
 ) -> Result<Option<Vec<u8>>> {
-    let path = proc_path(file);
+    let path = proc_path(&file);
     loop {
         let size = match fs::getxattr_query(path.as_str(), name) {
             Ok(size) => size,
@@ -100,7 +102,7 @@ pub(super) fn xattr(
 
 /// The names of all extended attributes.
 pub(super) fn xattr_names(file: impl AsFd) -> Result<Vec<OsString>> {
-    let path = proc_path(file);
+    let path = proc_path(&file);
     loop {
         let size = match fs::listxattr_query(path.as_str()) {
             Ok(size) => size,
