@@ -105,12 +105,7 @@ impl Daemon {
             fuse::detach(view).map_err(CommandError::io("unmount", view))?;
         }
         refuse_busy(&mountpoint, &workspace)?;
-        let setup = Setup {
-            workspace: workspace.clone(),
-            mountpoint,
-            runtime: tokio::runtime::Handle::current(),
-        };
-        let service = Service::start(setup)?;
+        let service = Service::start(Setup { workspace: workspace.clone(), mountpoint })?;
         let server = Server::start(service.clone(), workspace.clone()).await?;
         tracing::info!(root = %workspace.root.display(), "serving");
         Ok(Self { workspace, service, server, _lock: lock })

@@ -7,10 +7,12 @@
 mod convert;
 mod gated;
 mod mount;
+mod probe;
 #[cfg(test)]
 mod tests;
 mod workers;
 
+pub use probe::{Probed, probe};
 pub use mount::{FILE_SYSTEM_TYPE, MountError, MountedView, detach, mount};
 
 use crate::view::{self, Attr, Changes, Creation, DirList, FsError, Opened, View};

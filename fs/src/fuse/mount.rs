@@ -144,7 +144,7 @@ fn config(view: &View) -> Config {
     config
 }
 
-fn check_mountpoint(path: &Path) -> Result<(), MountError> {
+pub(super) fn check_mountpoint(path: &Path) -> Result<(), MountError> {
     match std::fs::metadata(path) {
         Ok(stat) if stat.is_dir() => {}
         Ok(_) => return Err(MountError::NoMountpoint(path.to_owned())),
@@ -167,7 +167,7 @@ fn check_mountpoint(path: &Path) -> Result<(), MountError> {
     if is_mountpoint { Err(MountError::Busy(path.to_owned())) } else { Ok(()) }
 }
 
-fn explain(mountpoint: &Path, source: io::Error) -> MountError {
+pub(super) fn explain(mountpoint: &Path, source: io::Error) -> MountError {
     let device = Path::new("/dev/fuse");
     let helper_said = source.to_string();
     match source.kind() {

@@ -91,11 +91,9 @@ impl Owner {
         }
     }
 
-    /// Answers a write, once the journal has the decision, from a thread that may block: the
-    /// operation itself (a copy-up, say) is done there.
+    /// Answers a write once the journal has the decision.
     fn answer(&mut self, answer: Answer, said: Result<Permit, Refusal>) {
-        let runtime = self.runtime.clone();
-        self.after_commit(move || drop(runtime.spawn_blocking(move || answer(said))));
+        self.after_commit(move || answer(said));
     }
 
     /// A claim by hand.
