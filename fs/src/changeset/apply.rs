@@ -24,7 +24,6 @@ use agentfs_core::changeset::{BasedOn, Before, ChangeSet};
 use agentfs_core::{RelPath, RunId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -193,7 +192,9 @@ impl Staged {
         let plan = match stage.fill(changes) {
             Ok(plan) => plan,
             Err(error) => {
-                abandon(stage_dir)?;
+                if let Err(left) = abandon(stage_dir) {
+                    tracing::warn!("a stage is left: {left}");
+                }
                 return Err(error);
             }
         };
@@ -226,7 +227,8 @@ impl Staged {
     }
 }
 
-/// Finishes a commit that was cut off at any instant, also after its last.
+/// Finishes a commit that was cut off at any instant, also after its last. It reports what it
+/// keeps itself; what the first try has moved aside is where it was moved to.
 pub fn resume(base: &Path, stage_dir: &Path, plan: &Plan) -> Result<Applied, ChangeSetError> {
     commit::perform(base, stage_dir, plan, &mut |_| ControlFlow::Continue(()))
 }
@@ -263,14 +265,8 @@ pub fn stages(base: &Path) -> Result<Vec<(RunId, PathBuf)>, ChangeSetError> {
     for (dir, prefix) in places {
         let tree = match Tree::open(&dir) {
             Ok(tree) => tree,
-            Err(ChangeSetError::Io { source, .. })
-                if matches!(
-                    source.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
-                continue;
-            }
+            // `.git` is missing, a file or a link: then nothing is staged in it.
+            Err(_) if dir != base => continue,
             Err(error) => return Err(error),
         };
         for name in tree.names(&RelPath::root())? {

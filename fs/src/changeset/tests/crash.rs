@@ -129,6 +129,10 @@ fn an_abandoned_stage_leaves_base_as_it_was() {
     abandon(&world.stage()).unwrap();
     abandon(&world.stage()).unwrap();
     assert_eq!(stages(&world.base()).unwrap(), []);
+    fs::rename(world.base().join(".git"), world.dir.path().join("git")).unwrap();
+    symlink("../git", world.base().join(".git")).unwrap();
+    assert_eq!(world.stage(), world.base().join(".agentfs-stage-r1"));
+    assert_eq!(stages(&world.base()).unwrap(), []);
     assert!(!world.base().join("a").exists());
 }
 

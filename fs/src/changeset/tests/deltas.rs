@@ -57,6 +57,17 @@ fn an_opaque_directory_hides_what_base_has_at_any_depth() {
 }
 
 #[test]
+fn what_an_opaque_directory_hid_may_become_a_directory() {
+    let world = World::new();
+    world.write("base/d/x", "a file\n");
+    world.write("delta/d/x/below", "1\n");
+    opaque(&world.delta().join("d"), false);
+    let changes = world.scan();
+    assert_eq!(words(&changes), ["Retyped d/x", "Added d/x/below"]);
+    assert_eq!(world.conflicts(&changes), Vec::<String>::new());
+}
+
+#[test]
 fn scratch_and_private_paths_are_in_no_change_set() {
     let world = World::new();
     world.write("delta/target/x", "1");
