@@ -113,6 +113,27 @@ fn what_an_agent_made_and_removed_deletes_nothing_of_others() {
 }
 
 #[test]
+fn what_came_into_a_removed_directory_later_is_not_deleted() {
+    let world = World::new();
+    world.write("base/d/a", "1\n");
+    world.write("base/d/e/b", "1\n");
+    let noted = ["d", "d/a", "d/e", "d/e/b"].map(|at| (path(at), signed(&world, at)));
+    let based = BasedOn::from(noted);
+    world.write("base/d/new", "a person's\n");
+    world.write("base/d/e/new", "a person's\n");
+    world.whiteout("d");
+    let changes = world.scan_based(&based);
+    assert_eq!(words(&changes), ["Deleted d", "Deleted d/a", "Deleted d/e", "Deleted d/e/b"]);
+    assert_eq!(world.conflicts(&changes), Vec::<String>::new());
+    let applied = world.prepare(&changes).unwrap().commit().unwrap();
+    assert_eq!(applied.kept.len(), 2);
+    assert_eq!((world.read("d/new"), world.read("d/e/new")), {
+        ("a person's\n".to_owned(), "a person's\n".to_owned())
+    });
+    assert!(!world.base().join("d/a").exists());
+}
+
+#[test]
 fn a_directory_that_hides_nothing_does_not_replace_a_link_unseen() {
     let world = World::new();
     world.write("delta/d/new", "mine");
