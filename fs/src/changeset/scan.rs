@@ -232,7 +232,7 @@ impl Scan<'_> {
 
 /// The mode that a file takes into base: set-user-id and set-group-id never leave a view, for in
 /// base the file belongs to someone else.
-fn mode_in_base(after: Signature) -> u32 {
+pub(super) fn mode_in_base(after: Signature) -> u32 {
     if after.kind == FileKind::File { after.mode & 0o1777 } else { after.mode }
 }
 
