@@ -43,7 +43,10 @@ pub(super) fn serve(
             say(READY);
             let_go_of_stdout();
         } else {
-            anstream::eprintln!("agentfs: serving {}; Ctrl-C ends it", daemon.workspace.root.display());
+            anstream::eprintln!(
+                "agentfs: serving {}; Ctrl-C ends it",
+                daemon.workspace.root.display()
+            );
         }
         daemon.until_ended().await
     });
@@ -113,8 +116,10 @@ impl Daemon {
 
     /// Serves until the API or a signal asks for the end, then cleans up.
     async fn until_ended(self) -> Result<(), CommandError> {
-        let listen = |kind| signal(kind).map_err(CommandError::io("listen to signals in", "/proc/self"));
-        let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        let listen =
+            |kind| signal(kind).map_err(CommandError::io("listen to signals in", "/proc/self"));
+        let (mut term, mut int) =
+            (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
         tokio::select! {
             () = self.server.ended() => {}
             _ = term.recv() => {}
@@ -135,14 +140,21 @@ impl Daemon {
 fn lock(workspace: &Workspace) -> Result<OwnedFd, CommandError> {
     let root = &workspace.root;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(root, flags, Mode::empty()).map_err(CommandError::io("open", root))?;
+    let dir =
+        rustix::fs::open(root, flags, Mode::empty()).map_err(CommandError::io("open", root))?;
     match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(dir),
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let status = Client::connect(workspace).and_then(|client| client.status());
             let by = status.map_or_else(
                 |_| " by a daemon that does not answer you (another user's?)".to_owned(),
-                |status| format!(" (process {}, views under {})", status.pid, status.mountpoint.display()),
+                |status| {
+                    format!(
+                        " (process {}, views under {})",
+                        status.pid,
+                        status.mountpoint.display()
+                    )
+                },
             );
             Err(CommandError::AlreadyServed { root: root.clone(), by })
         }

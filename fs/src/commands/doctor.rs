@@ -52,9 +52,17 @@ fn kernel() -> Check {
     let (verdict, means, remedy) = if version >= KERNEL_FOR_ALL {
         (Verdict::Ok, "new enough for everything", None)
     } else if version >= KERNEL_FOR_ANY {
-        (Verdict::Limited, "works; file data can't be passed through before 6.9", Some("a newer kernel makes views faster"))
+        (
+            Verdict::Limited,
+            "works; file data can't be passed through before 6.9",
+            Some("a newer kernel makes views faster"),
+        )
     } else {
-        (Verdict::Missing, "too old: whiteouts and Landlock need 5.13", Some("use a kernel from 5.13, better 6.9"))
+        (
+            Verdict::Missing,
+            "too old: whiteouts and Landlock need 5.13",
+            Some("use a kernel from 5.13, better 6.9"),
+        )
     };
     check("kernel", verdict, format!("{release}: {means}"), remedy)
 }
@@ -115,14 +123,20 @@ fn mount() -> Vec<Check> {
                 )
             },
         ],
-        Err(error) => vec![check("mount", Verdict::Missing, error.to_string(), Some("see /dev/fuse and fusermount3 above; in a container, allow mounts"))],
+        Err(error) => vec![check(
+            "mount",
+            Verdict::Missing,
+            error.to_string(),
+            Some("see /dev/fuse and fusermount3 above; in a container, allow mounts"),
+        )],
     }
 }
 
 /// The parts of the sandbox, as `agentshim` finds them.
 fn sandbox() -> Vec<Check> {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("agentshim")));
-    let program = beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("agentshim"));
+    let program =
+        beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("agentshim"));
     let output = Command::new(&program).arg("probe").output();
     let checks = output.ok().and_then(|said| serde_json::from_slice(&said.stdout).ok());
     checks.unwrap_or_else(|| {

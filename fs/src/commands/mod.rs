@@ -55,7 +55,9 @@ enum Command {
     #[command(after_help = "Example:\n  agentfs doctor --json")]
     Doctor(doctor::Args),
     /// Print a completion script for a shell.
-    #[command(after_help = "Example:\n  agentfs completions bash > ~/.local/share/bash-completion/completions/agentfs")]
+    #[command(
+        after_help = "Example:\n  agentfs completions bash > ~/.local/share/bash-completion/completions/agentfs"
+    )]
     Completions {
         /// Which shell.
         shell: clap_complete::Shell,
@@ -94,7 +96,9 @@ pub fn run() -> ExitCode {
         }
         Command::Man => {
             let page = clap_mangen::Man::new(<Cli as clap::CommandFactory>::command());
-            page.render(&mut std::io::stdout()).map(|()| ExitCode::SUCCESS).map_err(CommandError::Output)
+            page.render(&mut std::io::stdout())
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(CommandError::Output)
         }
     };
     done.unwrap_or_else(|error| {

@@ -32,7 +32,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
 }
 
 fn describe(status: &Status, now: Timestamp) -> String {
-    let count = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+    let count =
+        |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
     let rows = [
         ("workspace", status.root.display().to_string()),
         ("views", format!("{}/AGENT ({})", status.mountpoint.display(), status.mount_method)),
@@ -46,7 +47,14 @@ fn describe(status: &Status, now: Timestamp) -> String {
                 span(now.since(status.since))
             ),
         ),
-        ("base", format!("{} ({} applied)", status.base_version, count(status.base_version.0 as usize, "change set", "change sets"))),
+        (
+            "base",
+            format!(
+                "{} ({} applied)",
+                status.base_version,
+                count(status.base_version.0 as usize, "change set", "change sets")
+            ),
+        ),
         (
             "agents",
             format!(

@@ -12,8 +12,8 @@ mod probe;
 mod tests;
 mod workers;
 
-pub use probe::{Probed, probe};
 pub use mount::{FILE_SYSTEM_TYPE, MountError, MountedView, detach, mount};
+pub use probe::{Probed, probe};
 
 use crate::view::{self, Attr, Changes, Creation, DirList, FsError, Opened, View};
 use convert::{TTL, errno, file_attr, file_type, no_entry, set_time};

@@ -194,7 +194,15 @@ impl Owner {
         match notice {
             Notice::Whoami => report::whoami(state, agent),
             Notice::Locks => {
-                let line = |lock: Lock| format!("{}\t{}\t{}\t{}\n", lock.unit, lock.mode, lock.agent, lock.run.map(|run| run.to_string()).unwrap_or_default());
+                let line = |lock: Lock| {
+                    format!(
+                        "{}\t{}\t{}\t{}\n",
+                        lock.unit,
+                        lock.mode,
+                        lock.agent,
+                        lock.run.map(|run| run.to_string()).unwrap_or_default()
+                    )
+                };
                 report::locks(state).into_iter().map(line).collect()
             }
             Notice::Waiting => {
