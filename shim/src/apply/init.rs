@@ -35,7 +35,7 @@ fn try_run(plan: &Plan, channel: &Channel) -> Result<(), SandboxError> {
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|cause| SandboxError::Start(cause.into()))?;
     let command = command::prepare(&plan.argv, &plan.env)
         .map_err(|error| SandboxError::Start(error.into()))?;
-    let root = mounts::build(&plan.steps, plan.become_user)?;
+    let root = mounts::build(&plan.steps)?;
     let unprivileged = privileges::drop_all(plan.become_user, &root)?;
     nix::unistd::chdir(&plan.cwd).map_err(|cause| SandboxError::Directory {
         path: plan.cwd.clone(),

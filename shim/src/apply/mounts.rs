@@ -7,21 +7,23 @@
 use crate::error::SandboxError;
 use crate::plan::{Access, Otherwise, Step};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsmount, fsopen, move_mount, open_tree,
 };
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Proof that the host's root is gone.
 #[derive(Debug)]
 pub struct NewRoot(());
 
-/// Builds the new root and enters it. Directories that have to be made belong to `owner`.
-pub fn build(steps: &[Step], owner: Option<(u32, u32)>) -> Result<NewRoot, SandboxError> {
+/// Builds the new root and enters it. A directory that has to be made belongs to whom the one
+/// that it is made in belongs to: what is made in the agent's home is the agent's.
+pub fn build(steps: &[Step]) -> Result<NewRoot, SandboxError> {
     let top = Path::new("/");
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, top, None::<&str>, private, None::<&str>)
@@ -30,7 +32,7 @@ pub fn build(steps: &[Step], owner: Option<(u32, u32)>) -> Result<NewRoot, Sandb
         steps.iter().map(prepare).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
     enter_empty_root().map_err(|cause| failed("the new root", top, cause))?;
     for step in prepared {
-        step.attach(owner)?;
+        step.attach()?;
     }
     Ok(NewRoot(()))
 }
@@ -124,32 +126,32 @@ fn enter_empty_root() -> nix::Result<()> {
 }
 
 impl Prepared<'_> {
-    fn attach(self, owner: Option<(u32, u32)>) -> Result<(), SandboxError> {
+    fn attach(self) -> Result<(), SandboxError> {
         match (self.step, self.source) {
             (Step::Tmpfs { at, mode }, _) => {
-                make_place(at, FileType::Directory, owner)?;
+                make_place(at, FileType::Directory)?;
                 new_tmpfs(at, *mode)
             }
             (Step::Bind { from, at, otherwise, .. }, Some(tree)) => {
                 let kind = kind_of(&tree).map_err(|cause| failed(from.display(), at, cause))?;
-                match make_place(at, kind, owner) {
+                match make_place(at, kind) {
                     Err(_) if *otherwise == Otherwise::Skip => return Ok(()),
                     other => other?,
                 }
                 put(&tree, at).map_err(|cause| failed(from.display(), at, cause))
             }
             (Step::Proc { at }, Some(tree)) => {
-                make_place(at, FileType::Directory, owner)?;
+                make_place(at, FileType::Directory)?;
                 put(&tree, at).map_err(|cause| failed("proc", at, cause))
             }
             (Step::Devpts { at }, _) => {
-                make_place(at, FileType::Directory, owner)?;
+                make_place(at, FileType::Directory)?;
                 let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
                 let options = Some("newinstance,ptmxmode=0666,mode=620");
                 mount(Some("devpts"), at, Some("devpts"), flags, options)
                     .map_err(|cause| failed("devpts", at, cause))
             }
-            (Step::Link { at, to }, _) => link(at, to, owner),
+            (Step::Link { at, to }, _) => link(at, to),
             (Step::Mask { at }, Some(null)) => mask(at, &null),
             (Step::SealRoot, _) => seal().map_err(|cause| failed("the root", Path::new("/"), cause)),
             // `prepare` gives each of these its source.
@@ -185,8 +187,8 @@ fn mask(at: &Path, null: &OwnedFd) -> Result<(), SandboxError> {
     }
 }
 
-fn link(at: &Path, to: &Path, owner: Option<(u32, u32)>) -> Result<(), SandboxError> {
-    make_parents(at, owner)?;
+fn link(at: &Path, to: &Path) -> Result<(), SandboxError> {
+    make_parents(at)?;
     match std::os::unix::fs::symlink(to, at) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(failed("a link", at, error))
@@ -201,36 +203,38 @@ fn seal() -> io::Result<()> {
 }
 
 /// Makes sure that something of `kind` (a directory, or else a file) is at `at` to be mounted on.
-fn make_place(at: &Path, kind: FileType, owner: Option<(u32, u32)>) -> Result<(), SandboxError> {
+fn make_place(at: &Path, kind: FileType) -> Result<(), SandboxError> {
     let directory = kind == FileType::Directory;
     if let Ok(there) = at.symlink_metadata() {
         let fits = !there.is_symlink() && there.is_dir() == directory;
         return if fits { Ok(()) } else { Err(SandboxError::Taken(at.to_owned())) };
     }
-    make_parents(at, owner)?;
+    make_parents(at)?;
     if directory {
-        make_directory(at, owner)
+        make_directory(at)
     } else {
         let new = std::fs::OpenOptions::new().write(true).create_new(true).open(at);
         new.map(drop).map_err(|cause| failed("a place", at, cause))
     }
 }
 
-fn make_parents(at: &Path, owner: Option<(u32, u32)>) -> Result<(), SandboxError> {
+fn make_parents(at: &Path) -> Result<(), SandboxError> {
     let missing: Vec<&Path> =
         at.ancestors().skip(1).take_while(|dir| dir.symlink_metadata().is_err()).collect();
-    missing.into_iter().rev().try_for_each(|dir| make_directory(dir, owner))
+    missing.into_iter().rev().try_for_each(|dir| make_directory(dir))
 }
 
-fn make_directory(at: &Path, owner: Option<(u32, u32)>) -> Result<(), SandboxError> {
-    std::fs::create_dir(at).map_err(|cause| failed("a directory", at, cause))?;
-    if let Some((uid, gid)) = owner {
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-        rustix::fs::chownat(CWD, at, Some(uid), Some(gid), flags)
-            .map_err(|cause| failed("a directory", at, cause))?;
-    }
-    Ok(())
+fn make_directory(at: &Path) -> Result<(), SandboxError> {
+    let make = || -> io::Result<()> {
+        std::fs::create_dir(at)?;
+        let parent = at.parent().unwrap_or(Path::new("/")).metadata()?;
+        let made = at.symlink_metadata()?;
+        if (parent.uid(), parent.gid()) != (made.uid(), made.gid()) {
+            std::os::unix::fs::lchown(at, Some(parent.uid()), Some(parent.gid()))?;
+        }
+        Ok(())
+    };
+    make().map_err(|cause| failed("a directory", at, cause))
 }
 
 fn failed(what: impl ToString, at: &Path, cause: impl Into<io::Error>) -> SandboxError {
