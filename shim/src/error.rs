@@ -49,7 +49,9 @@ pub enum SandboxError {
     )]
     Taken(PathBuf),
     /// Rights could not be given up.
-    #[error("{what} could not be given up: {cause}; run agentshim as a normal user or as full root")]
+    #[error(
+        "{what} could not be given up: {cause}; run agentshim as a normal user or as full root"
+    )]
     Privileges {
         /// Which.
         what: &'static str,
@@ -62,7 +64,9 @@ pub enum SandboxError {
     )]
     Landlock(String),
     /// No system call filter.
-    #[error("the system call filter could not be installed: {0}; use a kernel with CONFIG_SECCOMP_FILTER")]
+    #[error(
+        "the system call filter could not be installed: {0}; use a kernel with CONFIG_SECCOMP_FILTER"
+    )]
     Seccomp(String),
     /// No pseudo-terminal.
     #[error("no terminal could be made inside the sandbox: {0}")]

@@ -248,3 +248,139 @@ impl Step {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agentfs_core::RunId;
+
+    fn spec(root: &str) -> Spec {
+        Spec {
+            agent: "alice".parse().unwrap(),
+            run: RunId(1),
+            root: root.into(),
+            view: "/state/views/alice".into(),
+            home: "/state/homes/alice".into(),
+            user_home: "/home/u".into(),
+            home_alias: None,
+            socket: "/state/alice.sock".into(),
+            identity: Identity::Rootless { uid: 1000, gid: 1000 },
+            cwd: root.into(),
+            argv: vec!["true".into()],
+            env: Vec::new(),
+            system: vec![
+                SystemEntry::Dir("/usr".into()),
+                SystemEntry::Link { at: "/bin".into(), to: "usr/bin".into() },
+                SystemEntry::Dir("/opt".into()),
+            ],
+            resolver: None,
+            tools: vec!["/home/u/.cargo".into()],
+            secrets: vec!["/home/u/.cargo/credentials.toml".into()],
+            hidden: vec!["/state".into()],
+        }
+    }
+
+    fn position(steps: &[Step], wanted: &str) -> usize {
+        let found = steps.iter().rposition(|step| step.at() == Path::new(wanted));
+        found.unwrap_or_else(|| panic!("nothing is mounted at {wanted}: {steps:#?}"))
+    }
+
+    #[test]
+    fn a_mount_comes_after_all_that_contain_it() {
+        for root in ["/home/u/repo", "/tmp/a/b/repo", "/usr/src/repo", "/repo", "/home/u/.cargo/x"]
+        {
+            let plan = Plan::of(&spec(root), Stdio::Inherited);
+            for (at, step) in plan.steps.iter().enumerate() {
+                let later = plan.steps[at + 1..].iter().find(|later| {
+                    **later != Step::SealRoot
+                        && later.at() != step.at()
+                        && step.at().starts_with(later.at())
+                });
+                assert_eq!(later, None, "covers {step:?}");
+            }
+            assert_eq!(plan.steps.last(), Some(&Step::SealRoot));
+        }
+    }
+
+    #[test]
+    fn the_view_is_what_is_seen_at_the_repositorys_path() {
+        for root in ["/home/u/repo", "/home/u", "/tmp/repo", "/usr/src/repo"] {
+            let plan = Plan::of(&spec(root), Stdio::Inherited);
+            assert!(
+                matches!(&plan.steps[position(&plan.steps, root)],
+                    Step::Bind { from, access: Access::Writable, .. }
+                        if from == Path::new("/state/views/alice")),
+                "{root}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_of_the_host_is_writable_but_view_home_and_socket() {
+        let plan = Plan::of(&spec("/home/u/repo"), Stdio::Inherited);
+        let mut writable: Vec<&Path> = plan
+            .steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Bind { from, access: Access::Writable, .. } => Some(from.as_path()),
+                _ => None,
+            })
+            .collect();
+        writable.sort();
+        let expected = ["/state/alice.sock", "/state/homes/alice", "/state/views/alice"];
+        assert_eq!(writable, expected.map(Path::new));
+    }
+
+    #[test]
+    fn secrets_are_masked_after_the_tool_that_has_them() {
+        let plan = Plan::of(&spec("/home/u/repo"), Stdio::Inherited);
+        let mask = Step::Mask { at: "/home/u/.cargo/credentials.toml".into() };
+        let at = plan.steps.iter().position(|step| *step == mask).unwrap();
+        assert!(position(&plan.steps, "/home/u/.cargo") < at);
+    }
+
+    #[test]
+    fn the_daemons_directories_are_masked_only_where_something_would_show_them() {
+        let masks = |hidden: &str, root: &str| {
+            let mut spec = spec(root);
+            spec.hidden = vec![hidden.into()];
+            let plan = Plan::of(&spec, Stdio::Inherited);
+            plan.steps.contains(&Step::Mask { at: hidden.into() })
+        };
+        assert!(!masks("/state", "/repo"));
+        assert!(masks("/opt/agentfs", "/repo"));
+        assert!(masks("/home/u/.cargo/state", "/repo"));
+        assert!(masks("/repo/.state", "/repo"));
+    }
+
+    #[test]
+    fn landlock_allows_the_views_parent_but_never_everything() {
+        let writable = |root: &str| Plan::of(&spec(root), Stdio::Inherited).writable;
+        assert!(writable("/srv/repo").contains(&"/srv".into()));
+        assert!(writable("/repo").contains(&"/repo".into()));
+        for root in ["/repo", "/srv/repo", "/home/u/repo"] {
+            assert!(!writable(root).contains(&"/".into()), "{root}");
+        }
+    }
+
+    #[test]
+    fn root_becomes_another_user_and_needs_no_user_namespace() {
+        let mut spec = spec("/repo");
+        let plan = Plan::of(&spec, Stdio::Inherited);
+        assert_eq!((plan.user_namespace, plan.become_user), (Some((1000, 1000)), None));
+        spec.identity = Identity::Become { uid: 65534, gid: 65534 };
+        let plan = Plan::of(&spec, Stdio::Inherited);
+        assert_eq!((plan.user_namespace, plan.become_user), (None, Some((65534, 65534))));
+    }
+
+    #[test]
+    fn a_plan_survives_its_way_to_the_inner_process() {
+        use std::os::unix::ffi::OsStringExt;
+        let mut spec = spec("/repo");
+        spec.argv.push(OsString::from_vec(vec![0xff, b'a']));
+        spec.env.push(("X".into(), OsString::from_vec(vec![0xfe])));
+        let plan = Plan::of(&spec, Stdio::Terminal { errors: true });
+        let json = serde_json::to_vec(&plan).unwrap();
+        assert_eq!(serde_json::from_slice::<Plan>(&json).unwrap(), plan);
+    }
+}

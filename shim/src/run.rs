@@ -228,11 +228,7 @@ fn status_of(exit: Exit) -> u8 {
 }
 
 /// Work units as the user names them: paths from where the user stands.
-fn claims(
-    texts: &[String],
-    workspace: &Workspace,
-    cwd: &Path,
-) -> Result<Vec<WorkUnit>, RunError> {
+fn claims(texts: &[String], workspace: &Workspace, cwd: &Path) -> Result<Vec<WorkUnit>, RunError> {
     texts.iter().map(|text| claim(text, workspace, cwd)).collect()
 }
 

@@ -16,7 +16,12 @@ const YELLOW: Style = AnsiColor::Yellow.on_default();
 
 /// The line at the start.
 pub fn start(started: &StartedRun) -> String {
-    format!("{DIM}agentshim: {} in {}, run {}{DIM:#}", started.agent, started.root.display(), started.run)
+    format!(
+        "{DIM}agentshim: {} in {}, run {}{DIM:#}",
+        started.agent,
+        started.root.display(),
+        started.run
+    )
 }
 
 /// The lines at the end. With colours; whoever prints them strips those where they don't belong.
@@ -31,7 +36,8 @@ pub fn end(summary: &RunSummary) -> String {
         line(&mut text, format_args!("  and {more} more"));
     }
     if !summary.units.is_empty() {
-        let units: Vec<String> = summary.units.iter().take(MOST_FILES).map(ToString::to_string).collect();
+        let units: Vec<String> =
+            summary.units.iter().take(MOST_FILES).map(ToString::to_string).collect();
         let more = summary.units.len() - units.len();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         line(&mut text, format_args!("held: {}{more}", units.join(", ")));

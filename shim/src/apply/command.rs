@@ -21,13 +21,14 @@ pub fn prepare(argv: &[OsString], env: &[(OsString, OsString)]) -> Result<Prepar
     let path = env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
     let candidates = candidates(name, path.unwrap_or(OsStr::new("/usr/bin:/bin")));
     Ok(Prepared {
-        candidates: candidates.iter().map(|path| c_string(path.as_os_str())).collect::<Result<_, _>>()?,
+        candidates: candidates
+            .iter()
+            .map(|path| c_string(path.as_os_str()))
+            .collect::<Result<_, _>>()?,
         argv: argv.iter().map(|argument| c_string(argument)).collect::<Result<_, _>>()?,
         env: env
             .iter()
-            .map(|(name, value)| {
-                CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
-            })
+            .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
             .collect::<Result<_, _>>()?,
     })
 }
@@ -38,7 +39,11 @@ fn candidates(name: &OsStr, path: &OsStr) -> Vec<PathBuf> {
         return vec![PathBuf::from(name)];
     }
     std::env::split_paths(path)
-        .map(|directory| if directory.as_os_str().is_empty() { PathBuf::from(".") } else { directory })
+        .map(
+            |directory| {
+                if directory.as_os_str().is_empty() { PathBuf::from(".") } else { directory }
+            },
+        )
         .map(|directory| directory.join(Path::new(name)))
         .collect()
 }

@@ -74,8 +74,7 @@ fn allow_below(
 /// host. The kernel takes no rule on pipes, sockets and memory files, and needs none: so a
 /// refusal here is no failure, and can only mean less access.
 fn allow_standard_streams(rules: &mut RulesetCreated) {
-    let access =
-        AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev;
+    let access = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev;
     let (input, output, errors) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     for stream in [input.as_fd(), output.as_fd(), errors.as_fd()] {
         if is_file_or_device(stream) {

@@ -69,9 +69,8 @@ pub fn inner(arguments: &[OsString]) -> ExitCode {
     };
     // SAFETY: the outer process has made both descriptors for this process, which has opened
     // nothing yet that could have their numbers, and gives each away once.
-    let (plan, channel) = unsafe {
-        (OwnedFd::from_raw_fd(handover.plan), OwnedFd::from_raw_fd(handover.channel))
-    };
+    let (plan, channel) =
+        unsafe { (OwnedFd::from_raw_fd(handover.plan), OwnedFd::from_raw_fd(handover.channel)) };
     let channel = Channel::from_fd(channel);
     match enter(plan, &channel, handover.parent) {
         Ok(()) => ExitCode::SUCCESS,

@@ -90,12 +90,8 @@ fn new_proc() -> io::Result<OwnedFd> {
 
 /// Sets mount attributes, also of all mounts below if `recursive`.
 fn set_attributes(tree: &OwnedFd, attributes: u64, recursive: bool) -> io::Result<()> {
-    let change = libc::mount_attr {
-        attr_set: attributes,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
+    let change =
+        libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a valid empty C string, `change` is a valid structure of the size that
     // is given, and the kernel only reads both during the call.
@@ -153,7 +149,9 @@ impl Prepared<'_> {
             }
             (Step::Link { at, to }, _) => link(at, to),
             (Step::Mask { at }, Some(null)) => mask(at, &null),
-            (Step::SealRoot, _) => seal().map_err(|cause| failed("the root", Path::new("/"), cause)),
+            (Step::SealRoot, _) => {
+                seal().map_err(|cause| failed("the root", Path::new("/"), cause))
+            }
             // `prepare` gives each of these its source.
             (Step::Bind { at, .. } | Step::Proc { at } | Step::Mask { at }, None) => {
                 Err(failed("nothing", at, nix::errno::Errno::EBADF))

@@ -110,8 +110,7 @@ fn filters() -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
     refused.insert(libc::SYS_ioctl, any_of(1, &TERMINAL_INJECTION)?);
     refused.insert(libc::SYS_socket, none_of(0, &SOCKET_FAMILIES)?);
     refused.insert(libc::SYS_socketpair, none_of(0, &SOCKET_FAMILIES)?);
-    let mut filters =
-        vec![compile(refused, libc::EPERM)?, compile(always(ABSENT), libc::ENOSYS)?];
+    let mut filters = vec![compile(refused, libc::EPERM)?, compile(always(ABSENT), libc::ENOSYS)?];
     if cfg!(target_arch = "x86_64") {
         filters.push(without_x32());
     }
