@@ -80,6 +80,14 @@ fn unclaimed(text: &str) -> Result<Unclaimed, String> {
     }
 }
 
+/// What is wrong with a command line, in one line.
+pub fn sentence(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let what = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = what.trim_start_matches("error: ").split_whitespace().collect();
+    format!("{}; see `agentshim run --help`", words.join(" "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +103,16 @@ mod tests {
         let Ok(Cli { command: Subcommands::Run(run) }) = cli else { panic!("{cli:?}") };
         assert!(run.quiet && !run.json);
         assert_eq!(run.argv, ["ls", "--json"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_a_line() {
+        let error = Cli::try_parse_from(["agentshim", "run", "--wait", "soon", "--", "ls"]);
+        assert_eq!(
+            sentence(&error.unwrap_err()),
+            "invalid value 'soon' for '--wait <SPAN>': \"soon\" is no length of time: write a \
+             number and ms, s, m or h, such as \"90s\"; see `agentshim run --help`"
+        );
     }
 
     #[test]

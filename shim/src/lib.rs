@@ -36,14 +36,18 @@ pub fn run() -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Where this fails there is nobody to read it.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(125) } else { ExitCode::SUCCESS };
+            if !error.use_stderr() {
+                // Help and version; where this fails there is nobody to read it.
+                let _ = error.print();
+                return ExitCode::SUCCESS;
+            }
+            anstream::eprintln!("agentshim: {}", cli::sentence(&error));
+            return ExitCode::from(125);
         }
     };
     let result = match cli.command {
         Subcommands::Run(args) => run::run(args),
-        Subcommands::Confine(args) => run::confine(args),
+        Subcommands::Confine(args) => run::confine(&args),
     };
     result.unwrap_or_else(|error| {
         anstream::eprintln!("agentshim: {error}");

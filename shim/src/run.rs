@@ -145,7 +145,7 @@ pub fn run(args: Run) -> Result<ExitCode, RunError> {
 }
 
 /// `agentshim confine`: the same sandbox without a daemon.
-pub fn confine(args: Confine) -> Result<ExitCode, RunError> {
+pub fn confine(args: &Confine) -> Result<ExitCode, RunError> {
     let signals = Signals::take().map_err(RunError::Signals)?;
     let wrong = |why: String| RunError::Description { path: args.started.clone(), why };
     let json = std::fs::read(&args.started).map_err(|error| wrong(error.to_string()))?;
@@ -236,11 +236,9 @@ fn claim(text: &str, workspace: &Workspace, cwd: &Path) -> Result<WorkUnit, RunE
     let unit: Result<WorkUnit, InvalidUnit> = text.parse();
     let make: fn(RelPath) -> WorkUnit = match unit {
         Ok(unit @ (WorkUnit::Process(_) | WorkUnit::Resource(_))) => return Ok(unit),
-        Ok(WorkUnit::Dir(_)) => WorkUnit::Dir,
-        Ok(WorkUnit::File(_)) => WorkUnit::File,
         // A path that is wrong from the root may be right from here.
-        Err(InvalidUnit::Path(_)) if text.ends_with('/') => WorkUnit::Dir,
-        Err(InvalidUnit::Path(_)) => WorkUnit::File,
+        Ok(_) | Err(InvalidUnit::Path(_)) if text.ends_with('/') => WorkUnit::Dir,
+        Ok(_) | Err(InvalidUnit::Path(_)) => WorkUnit::File,
         Err(other) => return Err(other.into()),
     };
     match workspace.relative(cwd, Path::new(text)) {

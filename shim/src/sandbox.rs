@@ -68,12 +68,12 @@ impl Sandbox {
             let ready = wait(&self.channel, signals, terminal.as_ref())
                 .map_err(|errno| SandboxError::Start(errno.into()))?;
             if let Some(terminal) = &mut terminal {
-                relay(terminal, &ready);
+                relay(terminal, ready);
             }
             while let Some(signal) = signals.next() {
                 self.pass_on(signal, terminal.as_ref());
             }
-            if ready.message
+            if ready.channel.intersects(READABLE)
                 && let Some(ended) = self.listen(&mut terminal)?
             {
                 break ended;
@@ -146,14 +146,16 @@ impl Drop for Sandbox {
 /// The sandbox's terminal and the user's, raw as long as this lives.
 type Terminal = (Relay, RawMode);
 
-/// What there is to do.
-#[derive(Clone, Copy, Debug, Default)]
+/// What has happened to each descriptor.
+#[derive(Clone, Copy, Debug)]
 struct Ready {
-    message: bool,
-    input: bool,
-    output: bool,
-    room: bool,
+    channel: PollFlags,
+    input: PollFlags,
+    master: PollFlags,
 }
+
+/// Something to read, or the end of it.
+const READABLE: PollFlags = PollFlags::POLLIN.union(PollFlags::POLLHUP).union(PollFlags::POLLERR);
 
 fn wait(channel: &Channel, signals: &Signals, terminal: Option<&Terminal>) -> nix::Result<Ready> {
     let stdin = io::stdin();
@@ -171,28 +173,23 @@ fn wait(channel: &Channel, signals: &Signals, terminal: Option<&Terminal>) -> ni
         }
     }
     match poll(&mut fds, PollTimeout::NONE) {
-        Ok(_) => {}
-        Err(Errno::EINTR) => return Ok(Ready::default()),
+        // Interrupted, nothing has happened: the flags are as empty as they were.
+        Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => return Err(errno),
     }
     let happened = |at: usize| fds.get(at).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
-    let readable = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
-    Ok(Ready {
-        message: happened(0).intersects(readable),
-        input: happened(2).intersects(readable),
-        output: happened(3).intersects(readable),
-        room: happened(3).contains(PollFlags::POLLOUT),
-    })
+    Ok(Ready { channel: happened(0), input: happened(2), master: happened(3) })
 }
 
-fn relay((relay, _): &mut Terminal, ready: &Ready) {
-    if ready.output {
+fn relay((relay, _): &mut Terminal, ready: Ready) {
+    if ready.master.intersects(READABLE) {
         relay.show_output();
     }
-    if ready.input && relay.wants_input() {
+    let input = ready.input.intersects(READABLE);
+    if input && relay.wants_input() {
         relay.take_input();
     }
-    if relay.has_input() && (ready.input || ready.room) {
+    if relay.has_input() && (input || ready.master.contains(PollFlags::POLLOUT)) {
         relay.give_input();
     }
 }

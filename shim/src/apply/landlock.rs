@@ -30,7 +30,7 @@ pub fn restrict(
     _root: &NewRoot,
     _unprivileged: &Unprivileged,
 ) -> Result<Restricted, SandboxError> {
-    let status = ruleset(writable)?.restrict_self().map_err(failed)?;
+    let status = ruleset(writable)?.restrict_self().map_err(|error| failed(&error))?;
     match status.ruleset {
         RulesetStatus::NotEnforced => {
             Err(SandboxError::Landlock("it took the rules without enforcing them".to_owned()))
@@ -42,7 +42,7 @@ pub fn restrict(
 fn ruleset(writable: &[PathBuf]) -> Result<RulesetCreated, SandboxError> {
     let all = AccessFs::from_all(WANTED);
     let look = AccessFs::Execute | AccessFs::ReadFile | AccessFs::ReadDir;
-    let mut rules = empty_ruleset(all).map_err(failed)?;
+    let mut rules = empty_ruleset(all).map_err(|error| failed(&error))?;
     allow_below(&mut rules, Path::new("/"), look)?;
     for path in writable {
         allow_below(&mut rules, path, all)?;
@@ -66,8 +66,8 @@ fn allow_below(
     path: &Path,
     access: BitFlags<AccessFs>,
 ) -> Result<(), SandboxError> {
-    let fd = PathFd::new(path).map_err(failed)?;
-    rules.add_rule(PathBeneath::new(fd, access)).map(drop).map_err(failed)
+    let fd = PathFd::new(path).map_err(|error| failed(&error))?;
+    rules.add_rule(PathBeneath::new(fd, access)).map(drop).map_err(|error| failed(&error))
 }
 
 /// Lets programs open /dev/stdout again, which no other rule allows where it is a file of the
@@ -93,6 +93,6 @@ fn is_file_or_device(stream: BorrowedFd<'_>) -> bool {
     })
 }
 
-fn failed(error: impl ToString) -> SandboxError {
+fn failed(error: &impl ToString) -> SandboxError {
     SandboxError::Landlock(error.to_string())
 }

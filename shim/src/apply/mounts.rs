@@ -49,7 +49,7 @@ fn prepare(step: &Step) -> Result<Option<Prepared<'_>>, SandboxError> {
         Step::Bind { from, at, access, otherwise } => match take(from, *access) {
             Ok(tree) => Some(tree),
             Err(_) if *otherwise == Otherwise::Skip => return Ok(None),
-            Err(cause) => return Err(failed(from.display(), at, cause)),
+            Err(cause) => return Err(failed(from.to_string_lossy(), at, cause)),
         },
         // A user namespace gets a new /proc only as long as it sees the host's.
         Step::Proc { at } => Some(new_proc().map_err(|cause| failed("proc", at, cause))?),
@@ -129,12 +129,13 @@ impl Prepared<'_> {
                 new_tmpfs(at, *mode)
             }
             (Step::Bind { from, at, otherwise, .. }, Some(tree)) => {
-                let kind = kind_of(&tree).map_err(|cause| failed(from.display(), at, cause))?;
+                let kind =
+                    kind_of(&tree).map_err(|cause| failed(from.to_string_lossy(), at, cause))?;
                 match make_place(at, kind) {
                     Err(_) if *otherwise == Otherwise::Skip => return Ok(()),
                     other => other?,
                 }
-                put(&tree, at).map_err(|cause| failed(from.display(), at, cause))
+                put(&tree, at).map_err(|cause| failed(from.to_string_lossy(), at, cause))
             }
             (Step::Proc { at }, Some(tree)) => {
                 make_place(at, FileType::Directory)?;
@@ -219,7 +220,7 @@ fn make_place(at: &Path, kind: FileType) -> Result<(), SandboxError> {
 fn make_parents(at: &Path) -> Result<(), SandboxError> {
     let missing: Vec<&Path> =
         at.ancestors().skip(1).take_while(|dir| dir.symlink_metadata().is_err()).collect();
-    missing.into_iter().rev().try_for_each(|dir| make_directory(dir))
+    missing.into_iter().rev().try_for_each(make_directory)
 }
 
 fn make_directory(at: &Path) -> Result<(), SandboxError> {
@@ -235,6 +236,6 @@ fn make_directory(at: &Path) -> Result<(), SandboxError> {
     make().map_err(|cause| failed("a directory", at, cause))
 }
 
-fn failed(what: impl ToString, at: &Path, cause: impl Into<io::Error>) -> SandboxError {
-    SandboxError::Mount { what: what.to_string(), at: PathBuf::from(at), cause: cause.into() }
+fn failed(what: impl Into<String>, at: &Path, cause: impl Into<io::Error>) -> SandboxError {
+    SandboxError::Mount { what: what.into(), at: PathBuf::from(at), cause: cause.into() }
 }

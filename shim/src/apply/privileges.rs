@@ -18,23 +18,24 @@ pub fn drop_all(
     _root: &NewRoot,
 ) -> Result<Unprivileged, SandboxError> {
     for capability in caps::runtime::thread_all_supported() {
-        caps::drop(None, CapSet::Bounding, capability).map_err(|e| failed("capabilities", e))?;
+        caps::drop(None, CapSet::Bounding, capability)
+            .map_err(|cause| failed("capabilities", &cause))?;
     }
-    lock_secure_bits().map_err(|cause| failed("root's privileges", cause))?;
+    lock_secure_bits().map_err(|cause| failed("root's privileges", &cause))?;
     if let Some((uid, gid)) = become_user {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        setgroups(&[]).map_err(|cause| failed("supplementary groups", cause))?;
-        setresgid(gid, gid, gid).map_err(|cause| failed("the group", cause))?;
-        setresuid(uid, uid, uid).map_err(|cause| failed("the user", cause))?;
+        setgroups(&[]).map_err(|cause| failed("supplementary groups", &cause))?;
+        setresgid(gid, gid, gid).map_err(|cause| failed("the group", &cause))?;
+        setresuid(uid, uid, uid).map_err(|cause| failed("the user", &cause))?;
     }
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        caps::clear(None, set).map_err(|cause| failed("capabilities", cause))?;
+        caps::clear(None, set).map_err(|cause| failed("capabilities", &cause))?;
     }
-    prctl::set_no_new_privs().map_err(|cause| failed("set-user-id programs", cause))?;
+    prctl::set_no_new_privs().map_err(|cause| failed("set-user-id programs", &cause))?;
     // A change of user has cleared both: die with the parent; be opaque to the command, which
     // has the same user, so that it can't reach into its init.
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|cause| failed("the parent", cause))?;
-    prctl::set_dumpable(false).map_err(|cause| failed("being debugged", cause))?;
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|cause| failed("the parent", &cause))?;
+    prctl::set_dumpable(false).map_err(|cause| failed("being debugged", &cause))?;
     Ok(Unprivileged(()))
 }
 
@@ -51,6 +52,6 @@ fn lock_secure_bits() -> std::io::Result<()> {
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-fn failed(what: &'static str, cause: impl ToString) -> SandboxError {
+fn failed(what: &'static str, cause: &impl ToString) -> SandboxError {
     SandboxError::Privileges { what, cause: cause.to_string() }
 }

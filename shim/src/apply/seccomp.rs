@@ -91,15 +91,19 @@ const SOCKET_FAMILIES: [libc::c_int; 4] =
     [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
 /// ioctls that put characters into a terminal's input, as if the user had typed them.
-const TERMINAL_INJECTION: [libc::Ioctl; 2] = [libc::TIOCSTI, TIOCLINUX];
+const TERMINAL_INJECTION: [u64; 2] = [TIOCSTI, TIOCLINUX];
+
+/// One character into a terminal's input. Spelled out, because its type differs between C
+/// libraries.
+const TIOCSTI: u64 = 0x5412;
 
 /// The console's selection and paste.
-const TIOCLINUX: libc::Ioctl = 0x541C;
+const TIOCLINUX: u64 = 0x541C;
 
 /// Puts the filter on this process and all that come from it.
 pub fn install(_restricted: &Restricted) -> Result<Confined, SandboxError> {
-    for filter in filters().map_err(failed)? {
-        seccompiler::apply_filter(&filter).map_err(failed)?;
+    for filter in filters().map_err(|error| failed(&error))? {
+        seccompiler::apply_filter(&filter).map_err(|error| failed(&error))?;
     }
     Ok(Confined(()))
 }
@@ -147,13 +151,10 @@ fn any_flag(
 }
 
 /// Matches where the argument is one of these.
-fn any_of(
-    argument: u8,
-    values: &[libc::Ioctl],
-) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+fn any_of(argument: u8, values: &[u64]) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     values
         .iter()
-        .map(|value| SeccompRule::new(vec![condition(argument, SeccompCmpOp::Eq, *value as u64)?]))
+        .map(|value| SeccompRule::new(vec![condition(argument, SeccompCmpOp::Eq, *value)?]))
         .collect()
 }
 
@@ -195,7 +196,7 @@ fn without_x32() -> BpfProgram {
     ]
 }
 
-fn failed(error: impl ToString) -> SandboxError {
+fn failed(error: &impl ToString) -> SandboxError {
     SandboxError::Seccomp(error.to_string())
 }
 
