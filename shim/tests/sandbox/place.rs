@@ -63,13 +63,13 @@ impl Place {
         place.write("user/notes", "notes\n");
         place.install(env!("CARGO_BIN_EXE_agentshim").as_ref(), "programs/agentshim");
         let run_as = (starter == Starter::Root).then_some((NOBODY, NOBODY));
-        let started = serde_json::json!({
+        let answer = serde_json::json!({
             "run": 1, "agent": "alice", "root": place.path("repo"),
             "view": place.path("state/views/alice"), "home": place.path("state/homes/alice"),
             "socket": place.path("state/sockets/alice.sock"), "run_as": run_as,
             "heartbeat": "10s",
         });
-        place.write("started.json", &started.to_string());
+        place.write("started.json", &answer.to_string());
         place.hand_over();
         place
     }
