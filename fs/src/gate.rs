@@ -3,7 +3,7 @@
 //!
 //! A view never decides: it says what an operation would write ([`Intent`]) and goes on only with
 //! a [`Permit`]. It must never block a FUSE session thread on the answer: [`Gate::ask`] returns at
-//! once and calls back later, from a thread of its own, when the answer may have taken a minute.
+//! once and calls back later, when the answer may have taken a minute.
 
 use agentfs_core::changeset::Before;
 use agentfs_core::{RelPath, WorkUnit};
@@ -64,7 +64,8 @@ pub enum Refusal {
     Closed,
 }
 
-/// What the gate tells the operation when it is answered.
+/// What the gate tells the operation when it is answered. It is called on the owner's thread, so
+/// it only hands the work on and returns.
 pub type Answer = Box<dyn FnOnce(Result<Permit, Refusal>) + Send>;
 
 /// One agent's way to the owner of the state.
@@ -73,7 +74,8 @@ pub trait Gate: Send + Sync + 'static {
     /// already noted what its paths were based on. Never blocks, never goes to the owner.
     fn already(&self, intent: &Intent) -> Option<Permit>;
 
-    /// Asks for `intent`; `answer` is called exactly once, from another thread.
+    /// Asks for `intent`; `answer` is called at most once, from another thread. If the owner has
+    /// ended it is dropped, which must answer whoever waits with an error.
     fn ask(&self, intent: Intent, requester: Requester, answer: Answer);
 
     /// The run has opened `path` for reading and sees the version that the view shows now.

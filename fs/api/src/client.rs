@@ -14,6 +14,7 @@ use std::error::Error as _;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -79,12 +80,23 @@ impl Client {
     /// beside this program, else the one on `PATH`, and waits until it serves.
     pub fn connect_or_start(workspace: &Workspace) -> Result<Self, ApiError> {
         match Self::connect(workspace) {
-            Err(ApiError::NoDaemon(_)) => {
-                start_daemon(workspace)?;
-                Self::connect(workspace)
-            }
+            Err(ApiError::NoDaemon(_)) => match start_daemon(workspace) {
+                Ok(()) => Self::connect(workspace),
+                // Somebody else may have started it at the same time.
+                Err(error) => Self::connect_soon(workspace).ok_or(error),
+            },
             answer => answer,
         }
+    }
+
+    fn connect_soon(workspace: &Workspace) -> Option<Self> {
+        (0..20).find_map(|_| {
+            let client = Self::connect(workspace).ok();
+            if client.is_none() {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            client
+        })
     }
 
     /// The daemon and its workspace.

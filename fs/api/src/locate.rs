@@ -112,6 +112,17 @@ impl Workspace {
     }
 }
 
+/// The roots of all workspaces that a daemon of this user serves now.
+pub fn served() -> Vec<PathBuf> {
+    let dirs = runtime_base().read_dir().into_iter().flatten().flatten();
+    let sockets = dirs.map(|dir| dir.path().join("operator.sock")).filter(|path| path.exists());
+    let status = |socket: PathBuf| {
+        let client = crate::Client::on_socket(&socket, Path::new("?")).ok()?;
+        client.status().ok()
+    };
+    sockets.filter_map(status).map(|status| status.root).collect()
+}
+
 fn canonical_dir(dir: &Path) -> Result<PathBuf, LocateError> {
     let unreadable = |source| LocateError::Unreadable { path: dir.to_owned(), source };
     let root = dir.canonicalize().map_err(unreadable)?;

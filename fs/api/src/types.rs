@@ -393,3 +393,28 @@ pub struct LogEntry {
     /// The event itself.
     pub event: serde_json::Value,
 }
+
+/// One thing that `agentfs doctor` looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: String,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What was found, and what it means.
+    pub finding: String,
+    /// What to do about it, unless all is well.
+    pub remedy: Option<String>,
+}
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// Something works less well, or not for everybody.
+    Limited,
+    /// Agents can't run without it.
+    Missing,
+}

@@ -18,13 +18,13 @@
 //!   replaced is moved aside, and both are reported ([`Kept`]).
 
 use super::stage::Stage;
-use super::tree::Tree;
+use super::tree::{Tree, is_whiteout, signature_of};
 use super::{ChangeSetError, Source, commit};
-use agentfs_core::changeset::{BasedOn, Before, ChangeSet};
+use agentfs_core::changeset::{BasedOn, Before, ChangeSet, Signature};
 use agentfs_core::{RelPath, RunId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
-use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -80,6 +80,8 @@ pub enum Step {
         staged: String,
         /// The version that the author replaced.
         replaces: Before,
+        /// The delta's version that was staged.
+        after: Signature,
     },
     /// Gives a directory its mode and, if it is new, its time, when all is in it.
     Settle {
@@ -193,7 +195,9 @@ impl Staged {
         let plan = match stage.fill(changes) {
             Ok(plan) => plan,
             Err(error) => {
-                abandon(stage_dir)?;
+                if let Err(left) = abandon(stage_dir) {
+                    tracing::warn!("a stage is left: {left}");
+                }
                 return Err(error);
             }
         };
@@ -226,7 +230,8 @@ impl Staged {
     }
 }
 
-/// Finishes a commit that was cut off at any instant, also after its last.
+/// Finishes a commit that was cut off at any instant, also after its last. It reports what it
+/// keeps itself; what the first try has moved aside is where it was moved to.
 pub fn resume(base: &Path, stage_dir: &Path, plan: &Plan) -> Result<Applied, ChangeSetError> {
     commit::perform(base, stage_dir, plan, &mut |_| ControlFlow::Continue(()))
 }
@@ -234,6 +239,30 @@ pub fn resume(base: &Path, stage_dir: &Path, plan: &Plan) -> Result<Applied, Cha
 /// Removes a stage that was never committed. Nothing happens if it is gone.
 pub fn abandon(stage_dir: &Path) -> Result<(), ChangeSetError> {
     commit::remove_stage(stage_dir)
+}
+
+/// The paths of `plan` at which the delta still is what was staged, and which it therefore need
+/// not have any more when the plan is done. At the others the agent has written again since: to
+/// drop those would lose its newest work (G4).
+pub fn unchanged_since_staged(delta: &Path, plan: &Plan) -> Result<Vec<RelPath>, ChangeSetError> {
+    let delta = Tree::open(delta)?;
+    let mut unchanged = BTreeSet::new();
+    for step in &plan.steps {
+        let path = step.path();
+        let now = delta.stat(path)?;
+        let is_same = match step {
+            Step::Put { after, .. } => now.is_some_and(|now| {
+                let now = signature_of(&now);
+                Signature { mode: super::scan::mode_in_base(now), ..now } == *after
+            }),
+            Step::Unlink { .. } | Step::Rmdir { .. } => now.is_none_or(|now| is_whiteout(&now)),
+            Step::Mkdir { .. } | Step::Settle { .. } => true,
+        };
+        if is_same {
+            unchanged.insert(path.clone());
+        }
+    }
+    Ok(unchanged.into_iter().collect())
 }
 
 /// Where to stage the change set of `run`: inside base's `.git` if that is a directory of the
@@ -263,14 +292,8 @@ pub fn stages(base: &Path) -> Result<Vec<(RunId, PathBuf)>, ChangeSetError> {
     for (dir, prefix) in places {
         let tree = match Tree::open(&dir) {
             Ok(tree) => tree,
-            Err(ChangeSetError::Io { source, .. })
-                if matches!(
-                    source.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
-                continue;
-            }
+            // `.git` is missing, a file or a link: then nothing is staged in it.
+            Err(_) if dir != base => continue,
             Err(error) => return Err(error),
         };
         for name in tree.names(&RelPath::root())? {

@@ -86,7 +86,7 @@ impl Commit {
             Step::Unlink { path, replaces } => self.unlink(path, *replaces),
             Step::Rmdir { path } => self.rmdir(path),
             Step::Mkdir { path, staged } => self.mkdir(path, staged),
-            Step::Put { path, staged, replaces } => self.put(path, staged, *replaces),
+            Step::Put { path, staged, replaces, .. } => self.put(path, staged, *replaces),
             Step::Settle { path, mode, mtime_ns } => self.settle(path, *mode, *mtime_ns),
         }
     }

@@ -29,7 +29,10 @@ mod stage;
 mod tests;
 mod tree;
 
-pub use apply::{Applied, Kept, Owner, Plan, Staged, Step, abandon, resume, stage_dir_for, stages};
+pub use apply::{
+    Applied, Kept, Owner, Plan, Staged, Step, abandon, resume, stage_dir_for, stages,
+    unchanged_since_staged,
+};
 pub use patch::patch;
 pub use scan::{conflicts_now, scan, signature};
 

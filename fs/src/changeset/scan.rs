@@ -1,9 +1,10 @@
 //! From a delta over base to the list of changes.
 //!
 //! `before` is what the author built on: what the gate noted when the path was first written, and
-//! where it noted nothing, what base holds now. So a whiteout of a whole directory is only as
-//! safe against lost updates as the notes are: whoever lets an agent remove or rename a directory
-//! must note every path below it.
+//! where it noted nothing, what base holds now. A whiteout of a directory does not tell which
+//! entries it had when the agent removed it, so there the notes decide: where the directory itself
+//! is noted, so is every entry that the agent removed from it (a view has directories emptied one
+//! entry at a time), and what else base has in it came later, from somebody else, and stays.
 //!
 //! An agent may be at work meanwhile: what goes away under the scan is as if it had never been
 //! there. Contents are hashed as they were read, so an apply notices what changed later.
@@ -145,8 +146,10 @@ impl Scan<'_> {
     /// Deletes what base has in the directory `dir`, but for `kept` (ordered).
     fn delete_below(&mut self, dir: &RelPath, kept: &[OsString]) -> Result<(), ChangeSetError> {
         for name in self.base.names(dir)? {
-            if kept.binary_search(&name).is_err() {
-                self.delete(&dir.join(&name))?;
+            let path = dir.join(&name);
+            let came_later = self.based.contains_key(dir) && !self.based.contains_key(&path);
+            if kept.binary_search(&name).is_err() && !came_later {
+                self.delete(&path)?;
             }
         }
         Ok(())
@@ -229,7 +232,7 @@ impl Scan<'_> {
 
 /// The mode that a file takes into base: set-user-id and set-group-id never leave a view, for in
 /// base the file belongs to someone else.
-fn mode_in_base(after: Signature) -> u32 {
+pub(super) fn mode_in_base(after: Signature) -> u32 {
     if after.kind == FileKind::File { after.mode & 0o1777 } else { after.mode }
 }
 

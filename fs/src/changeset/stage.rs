@@ -101,7 +101,7 @@ impl<'a> Stage<'a> {
                     } else {
                         self.file(change, after, &staged, one_by_one)?;
                     }
-                    puts.push(Step::Put { path, staged, replaces });
+                    puts.push(Step::Put { path, staged, replaces, after });
                 }
             }
         }

@@ -77,7 +77,10 @@ pub(super) async fn runs(State(context): State<Context>) -> Answer<Vec<Run>> {
     ask(&context, |owner| Ok(owner.runs())).await
 }
 
-pub(super) async fn claim(State(context): State<Context>, body: axum::body::Bytes) -> Answer<Claimed> {
+pub(super) async fn claim(
+    State(context): State<Context>,
+    body: axum::body::Bytes,
+) -> Answer<Claimed> {
     let ClaimUnits { agent, units, mode, wait } = decode(&body)?;
     let agent = context.agent(agent)?;
     if units.is_empty() {
@@ -177,7 +180,10 @@ pub(super) async fn start_run(
     Ok(Json(started))
 }
 
-pub(super) async fn heartbeat(State(context): State<Context>, Path(run): Path<String>) -> Answer<()> {
+pub(super) async fn heartbeat(
+    State(context): State<Context>,
+    Path(run): Path<String>,
+) -> Answer<()> {
     let run: RunId = parse(&run)?;
     ask(&context, move |owner| owner.heartbeat(run)).await
 }
@@ -220,8 +226,9 @@ pub(super) async fn recover(State(context): State<Context>) -> Answer<Vec<Recove
         })
         .await?;
         if !changes.is_empty() {
-            let entry =
-                context.service.ask(move |owner| Ok(owner.recoverable(&work, &changes, &conflicts)));
+            let entry = context
+                .service
+                .ask(move |owner| Ok(owner.recoverable(&work, &changes, &conflicts)));
             found.push(entry.await?);
         }
     }

@@ -3,10 +3,10 @@
 use super::{Caller, Context};
 use crate::service::ServiceError;
 use agentfs_api::types::{ErrorBody, ErrorCode};
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::Json;
 
 /// The one mapping from kinds of failure to HTTP.
 fn status(code: ErrorCode) -> StatusCode {

@@ -7,14 +7,14 @@ use agentfs_api::Workspace;
 use agentfs_api::types::StartedRun;
 use agentfs_core::machine::Exit;
 use agentfs_core::{AgentName, RunId};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
@@ -112,7 +112,10 @@ impl Server {
     pub fn watch(&self, run: RunId, pid: u32) {
         let service = self.service.clone();
         tokio::spawn(async move {
-            wait_for_end(pid).await;
+            let ended = tokio::task::spawn_blocking(move || wait_for_end(pid)).await;
+            if ended.is_err() {
+                return;
+            }
             let lost = service.ask(move |owner| match owner.is_live(run) {
                 true => owner.end_run(run, Exit::Lost).map(Some),
                 false => Ok(None),
@@ -127,11 +130,11 @@ impl Server {
 }
 
 /// Returns when the process has ended; at once if there is none, or if it can't be watched.
-async fn wait_for_end(pid: u32) {
+/// Blocks its thread as long as the process lives.
+fn wait_for_end(pid: u32) {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
-    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::NONBLOCK) else { return };
-    if let Ok(pidfd) = AsyncFd::with_interest(pidfd, Interest::READABLE) {
-        // A pidfd becomes readable when its process ends (pidfd_open(2)).
-        drop(pidfd.readable().await);
-    }
+    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    // A pidfd becomes readable when its process ends (pidfd_open(2)).
+    let mut ends = [PollFd::new(&pidfd, PollFlags::IN)];
+    while let Err(Errno::INTR) = poll(&mut ends, None) {}
 }

@@ -141,10 +141,9 @@ impl ServiceError {
             | Self::StillRunning(_)
             | Self::RunsAlive(_) => ErrorCode::Conflict,
             Self::Forbidden(_) => ErrorCode::Forbidden,
-            Self::BadRequest(_)
-            | Self::NoSuchProcess(_)
-            | Self::Config(_)
-            | Self::Scratch(_) => ErrorCode::BadRequest,
+            Self::BadRequest(_) | Self::NoSuchProcess(_) | Self::Config(_) | Self::Scratch(_) => {
+                ErrorCode::BadRequest
+            }
             Self::Store(_)
             | Self::Misfit(_)
             | Self::Plan(_)

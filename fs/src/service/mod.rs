@@ -6,8 +6,8 @@
 //! transaction, and only then answers: what was answered is on disk. There are no locks around
 //! the domain.
 //!
-//! What must never happen here: a callback that does file system work of a view on the owner's
-//! thread (it goes to a thread that may block), and an answer before the commit.
+//! What must never happen here: file system work of a view on the owner's thread (the FUSE side
+//! does it when it is answered), and an answer before the commit.
 
 mod error;
 mod gate;

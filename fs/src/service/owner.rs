@@ -18,7 +18,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 
 /// How many jobs share one commit of the journal.
@@ -36,8 +35,6 @@ pub struct Setup {
     pub workspace: Workspace,
     /// Where views are mounted.
     pub mountpoint: PathBuf,
-    /// For what must not block the owner's thread.
-    pub runtime: Handle,
 }
 
 /// One agent as it is served.
@@ -52,7 +49,6 @@ pub(super) struct Served {
 pub struct Owner {
     pub(super) workspace: Workspace,
     pub(super) mountpoint: PathBuf,
-    pub(super) runtime: Handle,
     pub(super) service: Service,
     pub(super) clock: Clock,
     pub(super) started: Timestamp,
@@ -74,7 +70,7 @@ pub struct Owner {
 impl Owner {
     /// Opens the journal and folds it.
     pub(super) fn open(setup: Setup, service: Service) -> Result<Self, ServiceError> {
-        let Setup { workspace, mountpoint, runtime } = setup;
+        let Setup { workspace, mountpoint } = setup;
         let store = Store::open(&workspace.state_dir)?;
         let (machine, last) = fold(&store)?;
         let clock = Clock::starting_after(last);
@@ -84,7 +80,6 @@ impl Owner {
             .map_err(ServiceError::io("read", &workspace.root))?;
         Ok(Self {
             mountpoint,
-            runtime,
             service,
             started: clock.now(),
             clock,

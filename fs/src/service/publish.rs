@@ -7,6 +7,7 @@
 use super::{Owner, ServiceError};
 use crate::changeset::{self, Plan, Source, Staged};
 use crate::gate::ViewControl as _;
+use crate::layout::AgentDirs;
 use crate::view::Scratch;
 use agentfs_api::types::{Outcome, Settled};
 use agentfs_core::changeset::{BasedOn, Before, ChangeSet, Conflict};
@@ -145,8 +146,9 @@ impl Owner {
             return Err(error);
         }
         self.pin_elsewhere(agent, changes);
+        let plan = staged.plan().clone();
         let applied = staged.commit()?;
-        self.finish_apply(agent, &applied)
+        self.finish_apply(agent, &plan, &applied)
     }
 
     /// A file that is being written is neither its old nor its new version.
@@ -169,8 +171,8 @@ impl Owner {
         paths: Vec<RelPath>,
         staged: &Staged,
     ) -> Result<(), ServiceError> {
-        let plan = serde_json::to_string(staged.plan())
-            .map_err(|_| ServiceError::Plan(agent.clone()))?;
+        let plan =
+            serde_json::to_string(staged.plan()).map_err(|_| ServiceError::Plan(agent.clone()))?;
         let stage = staged.stage_dir().to_string_lossy().into_owned();
         self.command(Command::BeginApply { agent: agent.clone(), paths, stage, plan })?;
         if self.commit() { Ok(()) } else { Err(ServiceError::Stopped) }
@@ -194,13 +196,17 @@ impl Owner {
     fn finish_apply(
         &mut self,
         agent: &AgentName,
+        plan: &Plan,
         applied: &changeset::Applied,
     ) -> Result<(), ServiceError> {
         for kept in &applied.kept {
             tracing::warn!(%agent, "{kept}");
         }
-        let paths: Vec<RelPath> = applied.now.keys().cloned().collect();
-        self.drop_from_delta(agent, &paths)?;
+        let delta = AgentDirs::delta_of(&self.workspace, agent);
+        let done = changeset::unchanged_since_staged(&delta, plan)?;
+        if !done.is_empty() {
+            self.drop_from_delta(agent, &done)?;
+        }
         if let Some(served) = self.agents.get(agent)
             && self.state().live_run_of(agent).is_some()
         {
@@ -224,12 +230,12 @@ impl Owner {
     pub(super) fn finish_applies(&mut self) -> Result<(), ServiceError> {
         let underway = self.state().underway.clone();
         for (agent, apply) in underway {
-            let plan: Plan = serde_json::from_str(&apply.plan)
-                .map_err(|_| ServiceError::Plan(agent.clone()))?;
+            let plan: Plan =
+                serde_json::from_str(&apply.plan).map_err(|_| ServiceError::Plan(agent.clone()))?;
             let root = self.workspace.root.clone();
             let applied = changeset::resume(&root, Path::new(&apply.stage), &plan)?;
             self.open_view(&agent)?;
-            self.finish_apply(&agent, &applied)?;
+            self.finish_apply(&agent, &plan, &applied)?;
             tracing::info!(%agent, "finished an apply that was cut off");
         }
         self.commit();

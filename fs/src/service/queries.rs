@@ -2,9 +2,7 @@
 
 use super::publish::Work;
 use super::{Owner, ServiceError, report};
-use agentfs_api::types::{
-    Agent, Explanation, Lock, Recoverable, Released, Run, Status, Waiting,
-};
+use agentfs_api::types::{Agent, Explanation, Lock, Recoverable, Released, Run, Status, Waiting};
 use agentfs_core::changeset::{ChangeSet, Conflict};
 use agentfs_core::machine::{Command, Rejection};
 use agentfs_core::{AgentName, RelPath, WorkUnit, explain};

@@ -31,8 +31,7 @@ impl Owner {
             wait: request.wait.unwrap_or(self.config.wait),
             ttl: self.config.ttl,
         };
-        let process =
-            process::mark(request.pid).ok_or(ServiceError::NoSuchProcess(request.pid))?;
+        let process = process::mark(request.pid).ok_or(ServiceError::NoSuchProcess(request.pid))?;
         let StartRun { agent, argv, .. } = request;
         let started = self.command(Command::StartRun { agent, argv, policy, process })?;
         let Reply::Started(run, agent) = started else { return Err(ServiceError::Stopped) };
@@ -75,7 +74,10 @@ impl Owner {
         let dirs = self.open_view(agent)?;
         let mountpoint = self.mountpoint.join(agent.as_str());
         let Some(served) = self.agents.get_mut(agent) else { return Err(ServiceError::Stopped) };
-        served.view.sync(None).map_err(ServiceError::io("bring up to date the view at", &mountpoint))?;
+        served
+            .view
+            .sync(None)
+            .map_err(ServiceError::io("bring up to date the view at", &mountpoint))?;
         if served.mounted.is_none() {
             layout::make_private(&mountpoint)
                 .map_err(ServiceError::io("make the directory", &mountpoint))?;

@@ -91,11 +91,9 @@ impl Owner {
         }
     }
 
-    /// Answers a write, once the journal has the decision, from a thread that may block: the
-    /// operation itself (a copy-up, say) is done there.
+    /// Answers a write once the journal has the decision.
     fn answer(&mut self, answer: Answer, said: Result<Permit, Refusal>) {
-        let runtime = self.runtime.clone();
-        self.after_commit(move || drop(runtime.spawn_blocking(move || answer(said))));
+        self.after_commit(move || answer(said));
     }
 
     /// A claim by hand.
@@ -196,7 +194,15 @@ impl Owner {
         match notice {
             Notice::Whoami => report::whoami(state, agent),
             Notice::Locks => {
-                let line = |lock: Lock| format!("{}\t{}\t{}\t{}\n", lock.unit, lock.mode, lock.agent, lock.run.map(|run| run.to_string()).unwrap_or_default());
+                let line = |lock: Lock| {
+                    format!(
+                        "{}\t{}\t{}\t{}\n",
+                        lock.unit,
+                        lock.mode,
+                        lock.agent,
+                        lock.run.map(|run| run.to_string()).unwrap_or_default()
+                    )
+                };
                 report::locks(state).into_iter().map(line).collect()
             }
             Notice::Waiting => {

@@ -116,6 +116,32 @@ fn what_changed_since_the_scan_is_not_applied() {
 }
 
 #[test]
+fn what_the_agent_wrote_since_is_not_to_be_dropped() {
+    let world = World::new();
+    world.write("base/gone", "1");
+    world.write("base/back", "1");
+    world.write("delta/a", "staged");
+    world.write("delta/d/b", "staged");
+    world.whiteout("gone");
+    world.whiteout("back");
+    let changes = world.scan();
+    let staged = world.prepare(&changes).unwrap();
+    let plan = staged.plan().clone();
+    let unchanged = || {
+        let mut paths = unchanged_since_staged(&world.delta(), &plan).unwrap();
+        paths.sort();
+        paths.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(unchanged(), ["a", "back", "d", "d/b", "gone"]);
+    fs::rename(world.delta().join("d/b"), world.delta().join("d/old")).unwrap();
+    world.write("delta/d/b", "staged");
+    fs::remove_file(world.delta().join("back")).unwrap();
+    world.write("delta/back", "again");
+    let _ = staged.commit().unwrap();
+    assert_eq!(unchanged(), ["a", "d", "gone"]);
+}
+
+#[test]
 fn an_abandoned_stage_leaves_base_as_it_was() {
     let world = World::new();
     fs::create_dir(world.base().join(".git")).unwrap();
@@ -128,6 +154,10 @@ fn an_abandoned_stage_leaves_base_as_it_was() {
     assert_eq!(left, [(agentfs_core::RunId(1), world.stage())]);
     abandon(&world.stage()).unwrap();
     abandon(&world.stage()).unwrap();
+    assert_eq!(stages(&world.base()).unwrap(), []);
+    fs::rename(world.base().join(".git"), world.dir.path().join("git")).unwrap();
+    symlink("../git", world.base().join(".git")).unwrap();
+    assert_eq!(world.stage(), world.base().join(".agentfs-stage-r1"));
     assert_eq!(stages(&world.base()).unwrap(), []);
     assert!(!world.base().join("a").exists());
 }

@@ -57,6 +57,17 @@ fn an_opaque_directory_hides_what_base_has_at_any_depth() {
 }
 
 #[test]
+fn what_an_opaque_directory_hid_may_become_a_directory() {
+    let world = World::new();
+    world.write("base/d/x", "a file\n");
+    world.write("delta/d/x/below", "1\n");
+    opaque(&world.delta().join("d"), false);
+    let changes = world.scan();
+    assert_eq!(words(&changes), ["Retyped d/x", "Added d/x/below"]);
+    assert_eq!(world.conflicts(&changes), Vec::<String>::new());
+}
+
+#[test]
 fn scratch_and_private_paths_are_in_no_change_set() {
     let world = World::new();
     world.write("delta/target/x", "1");
@@ -99,6 +110,27 @@ fn what_an_agent_made_and_removed_deletes_nothing_of_others() {
     world.whiteout("x");
     let based = BasedOn::from([(path("x"), None)]);
     assert_eq!(words(&world.scan_based(&based)), Vec::<String>::new());
+}
+
+#[test]
+fn what_came_into_a_removed_directory_later_is_not_deleted() {
+    let world = World::new();
+    world.write("base/d/a", "1\n");
+    world.write("base/d/e/b", "1\n");
+    let noted = ["d", "d/a", "d/e", "d/e/b"].map(|at| (path(at), signed(&world, at)));
+    let based = BasedOn::from(noted);
+    world.write("base/d/new", "a person's\n");
+    world.write("base/d/e/new", "a person's\n");
+    world.whiteout("d");
+    let changes = world.scan_based(&based);
+    assert_eq!(words(&changes), ["Deleted d", "Deleted d/a", "Deleted d/e", "Deleted d/e/b"]);
+    assert_eq!(world.conflicts(&changes), Vec::<String>::new());
+    let applied = world.prepare(&changes).unwrap().commit().unwrap();
+    assert_eq!(applied.kept.len(), 2);
+    assert_eq!((world.read("d/new"), world.read("d/e/new")), {
+        ("a person's\n".to_owned(), "a person's\n".to_owned())
+    });
+    assert!(!world.base().join("d/a").exists());
 }
 
 #[test]

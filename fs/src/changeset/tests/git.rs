@@ -30,7 +30,7 @@ fn git_apply(tree: &Path, patch: &[u8], arguments: &[&str]) {
 }
 
 /// The tree as git keeps it: files with their executable bit, and links.
-fn as_git_sees(model: &Model) -> Model {
+pub(super) fn as_git_sees(model: &Model) -> Model {
     let kept = model.iter().filter_map(|(path, node)| {
         let node = match node {
             Node::File(content, mode) => Node::File(content.clone(), mode & 0o100),

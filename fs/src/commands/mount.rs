@@ -1,0 +1,94 @@
+//! `agentfs mount`: starts the daemon, in the background unless told otherwise.
+
+use super::daemon;
+use super::error::CommandError;
+use crate::layout;
+use agentfs_api::Workspace;
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The repository (or any directory) to serve.
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    /// Where the views go, as MOUNTPOINT/AGENT; by default below the runtime directory.
+    mountpoint: Option<PathBuf>,
+    /// Stay in the foreground and log to the terminal.
+    #[arg(long)]
+    foreground: bool,
+    /// Used by `mount` itself: the process in the background, which says on its standard output
+    /// when it serves.
+    #[arg(long, hide = true, conflicts_with = "foreground")]
+    background: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
+    let workspace = Workspace::at(&args.dir)?;
+    let mountpoint = mountpoint(&workspace, args.mountpoint.as_deref())?;
+    if args.foreground || args.background {
+        return daemon::serve(workspace, mountpoint, args.background);
+    }
+    start(&workspace, &mountpoint)?;
+    anstream::println!("serving {}", workspace.root.display());
+    anstream::println!("views   {}/AGENT", mountpoint.display());
+    anstream::println!("next    agentshim run -- CMD");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where views go: absolute, and made if it is not there.
+fn mountpoint(workspace: &Workspace, given: Option<&Path>) -> Result<PathBuf, CommandError> {
+    let Some(given) = given else { return Ok(workspace.default_mountpoint()) };
+    let refused = |why: String| CommandError::Mountpoint { path: given.to_owned(), why };
+    if !given.exists() {
+        layout::make_private(given).map_err(|error| refused(error.to_string()))?;
+    }
+    let path = given.canonicalize().map_err(|error| refused(error.to_string()))?;
+    if !path.is_dir() {
+        return Err(refused("it is not a directory".to_owned()));
+    }
+    if path.starts_with(&workspace.root) || workspace.root.starts_with(&path) {
+        return Err(refused("it must lie outside the workspace".to_owned()));
+    }
+    Ok(path)
+}
+
+/// Starts the daemon in the background and waits until it serves or says why not.
+fn start(workspace: &Workspace, mountpoint: &Path) -> Result<(), CommandError> {
+    layout::make_private(&workspace.state_dir)
+        .map_err(CommandError::io("make the directory", &workspace.state_dir))?;
+    let log = workspace.daemon_log();
+    let log_file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .map_err(CommandError::io("open", &log))?;
+    let program = std::env::current_exe().map_err(CommandError::io("find", "agentfs"))?;
+    let mut command = Command::new(&program);
+    command.args(["mount", "--background"]).arg(&workspace.root);
+    if mountpoint != workspace.default_mountpoint() {
+        command.arg(mountpoint);
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log_file)
+        .current_dir("/")
+        .spawn()
+        .map_err(CommandError::io("start", &program))?;
+    let mut said = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        // An error while reading is the same as having heard nothing.
+        let _ = BufReader::new(stdout).read_line(&mut said);
+    }
+    match said.trim_end() {
+        daemon::READY => Ok(()),
+        "" => Err(CommandError::DaemonFailed(format!(
+            "the daemon ended before it served; see {}",
+            log.display()
+        ))),
+        why => Err(CommandError::DaemonFailed(why.to_owned())),
+    }
+}

@@ -1,0 +1,106 @@
+//! Between fuser's types and the view's.
+
+use crate::view::{Attr, FsError, SetTime};
+use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long the kernel may keep entries and attributes without asking again. Base can change
+/// under a view without anybody telling it, so this is what a human's edit may take to show.
+pub(super) const TTL: Duration = Duration::from_secs(1);
+
+pub(super) fn errno(error: FsError) -> Errno {
+    Errno::from_i32(error.errno().raw_os_error())
+}
+
+pub(super) fn file_type(kind: rustix::fs::FileType) -> FileType {
+    use rustix::fs::FileType as Host;
+    match kind {
+        Host::Directory => FileType::Directory,
+        Host::Symlink => FileType::Symlink,
+        Host::Fifo => FileType::NamedPipe,
+        Host::Socket => FileType::Socket,
+        Host::CharacterDevice => FileType::CharDevice,
+        Host::BlockDevice => FileType::BlockDevice,
+        Host::RegularFile | Host::Unknown => FileType::RegularFile,
+    }
+}
+
+pub(super) fn file_attr(attr: &Attr) -> FileAttr {
+    let stat = &attr.stat;
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: stat.st_size as u64,
+        blocks: stat.st_blocks as u64,
+        atime: time(stat.st_atime, stat.st_atime_nsec as u32),
+        mtime: time(stat.st_mtime, stat.st_mtime_nsec as u32),
+        ctime: time(stat.st_ctime, stat.st_ctime_nsec as u32),
+        crtime: UNIX_EPOCH,
+        kind: file_type(rustix::fs::FileType::from_raw_mode(stat.st_mode)),
+        perm: (stat.st_mode & 0o7777) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: stat.st_rdev as u32,
+        blksize: stat.st_blksize as u32,
+        flags: 0,
+    }
+}
+
+/// What the kernel takes for "there is nothing at this name, and you may remember that".
+pub(super) fn no_entry() -> FileAttr {
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+fn time(seconds: i64, nanoseconds: u32) -> SystemTime {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let base = if seconds < 0 { UNIX_EPOCH - whole } else { UNIX_EPOCH + whole };
+    base + Duration::from_nanos(nanoseconds.into())
+}
+
+pub(super) fn set_time(time: TimeOrNow) -> SetTime {
+    let time = match time {
+        TimeOrNow::Now => return SetTime::Now,
+        TimeOrNow::SpecificTime(time) => time,
+    };
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => SetTime::At(since.as_secs() as i64, since.subsec_nanos()),
+        Err(before) => {
+            let before = before.duration();
+            let (seconds, nanoseconds) = (before.as_secs() as i64, before.subsec_nanos());
+            if nanoseconds == 0 {
+                SetTime::At(-seconds, 0)
+            } else {
+                SetTime::At(-seconds - 1, 1_000_000_000 - nanoseconds)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_the_epoch_go_there_and_back() {
+        for (seconds, nanoseconds) in [(0, 0), (5, 7), (-1, 0), (-1, 999_999_999), (-7, 1)] {
+            let there = TimeOrNow::SpecificTime(time(seconds, nanoseconds));
+            assert_eq!(set_time(there), SetTime::At(seconds, nanoseconds));
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! From a request that writes to the gate and back, without holding up a session thread.
+
+use super::Adapter;
+use crate::gate::{Intent, Permit, Requester};
+use crate::view::{FsError, View, is_virtual_path};
+use agentfs_core::{RelPath, WorkUnit};
+
+/// What a request would write at one path.
+#[derive(Clone, Debug)]
+pub(super) enum Want {
+    /// The entry itself.
+    File(RelPath),
+    /// A directory with all below it.
+    Dir(RelPath),
+}
+
+impl Want {
+    fn path(&self) -> &RelPath {
+        match self {
+            Self::File(path) | Self::Dir(path) => path,
+        }
+    }
+
+    fn unit(&self) -> WorkUnit {
+        match self {
+            Self::File(path) => WorkUnit::File(path.clone()),
+            Self::Dir(path) => WorkUnit::Dir(path.clone()),
+        }
+    }
+
+    fn counts(&self, view: &View) -> bool {
+        !view.is_scratch(self.path(), matches!(self, Self::Dir(_)))
+    }
+}
+
+impl Adapter {
+    /// Does `act` when the gate permits it, and answers the kernel with what came of it.
+    ///
+    /// `wants` is empty for what needs no claim, such as making a directory: directories merge,
+    /// so nobody's work can be lost by it; the gate still says whether the run may write at all.
+    ///
+    /// If the gate has to ask, this returns at once: the session thread goes on to serve others,
+    /// and `act` is done by a worker when the answer comes.
+    pub(super) fn gated<T: 'static>(
+        &self,
+        tid: u32,
+        operation: &'static str,
+        wants: &[Want],
+        act: impl FnOnce(&View, &Permit) -> Result<T, FsError> + Send + 'static,
+        answer: impl FnOnce(Result<T, FsError>) + Send + 'static,
+    ) {
+        if wants.iter().any(|want| is_virtual_path(want.path())) {
+            return answer(Err(FsError::Virtual));
+        }
+        let counted: Vec<&Want> = wants.iter().filter(|want| want.counts(&self.view)).collect();
+        if counted.is_empty() && !wants.is_empty() {
+            return answer(act(&self.view, &Permit::scratch()));
+        }
+        let intent = Intent {
+            operation,
+            units: counted.iter().map(|want| want.unit()).collect(),
+            paths: counted.iter().map(|want| want.path().clone()).collect(),
+        };
+        let gate = self.view.gate();
+        if let Some(permit) = gate.already(&intent) {
+            return answer(act(&self.view, &permit));
+        }
+        let (view, workers) = (self.view.clone(), self.workers.clone());
+        let then = move |permit: Result<Permit, crate::gate::Refusal>| {
+            workers.run(move || match permit {
+                Ok(permit) => answer(act(&view, &permit)),
+                Err(refusal) => answer(Err(refusal.into())),
+            });
+        };
+        gate.ask(intent, Requester { tid }, Box::new(then));
+    }
+}

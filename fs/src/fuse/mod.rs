@@ -1,0 +1,661 @@
+//! The only place that knows fuser: decodes the kernel's requests, asks the gate, calls the view,
+//! answers, traces.
+//!
+//! A session thread never waits: what may (the gate's answer, a text of `.agentfs/`) takes the
+//! reply along and is finished elsewhere. File locks are left to the kernel.
+
+mod convert;
+mod gated;
+mod mount;
+mod probe;
+#[cfg(test)]
+mod tests;
+mod workers;
+
+pub use mount::{FILE_SYSTEM_TYPE, MountError, MountedView, detach, mount};
+pub use probe::{Probed, probe};
+
+use crate::view::{self, Attr, Changes, Creation, DirList, FsError, Opened, View};
+use convert::{TTL, errno, file_attr, file_type, no_entry, set_time};
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use gated::Want;
+use rustix::fs::{FallocateFlags, FileType, OFlags, SeekFrom, XattrFlags};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+use workers::Workers;
+
+const GENERATION: Generation = Generation(0);
+
+/// What is asked of the kernel, each if it has it.
+const WANTED: [InitFlags; 8] = [
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    // Base is edited under the view's feet: a new mtime drops cached data.
+    InitFlags::FUSE_AUTO_INVAL_DATA,
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_MAX_PAGES,
+];
+
+/// A view as fuser's file system.
+#[derive(Debug)]
+struct Adapter {
+    view: Arc<View>,
+    workers: Workers,
+}
+
+impl Adapter {
+    fn new(view: Arc<View>, workers: Workers) -> Self {
+        Self { view, workers }
+    }
+
+    /// What to claim for a change to a node: all its names; nothing for a directory, which
+    /// merges. An unlinked file has no names and counts for nobody.
+    fn node_wants(&self, ino: u64) -> Vec<Want> {
+        if self.view.is_dir(ino) {
+            return Vec::new();
+        }
+        self.view.paths_of(ino).into_iter().map(Want::File).collect()
+    }
+}
+
+/// Notes why a request failed, on the way to the kernel.
+fn failed(operation: &'static str, error: FsError) -> fuser::Errno {
+    tracing::debug!(operation, %error, "refused");
+    errno(error)
+}
+
+fn answer_entry(operation: &'static str, reply: ReplyEntry, made: Result<Attr, FsError>) {
+    match made {
+        Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+        Err(error) => reply.error(failed(operation, error)),
+    }
+}
+
+fn answer_empty(operation: &'static str, reply: ReplyEmpty, done: Result<(), FsError>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(failed(operation, error)),
+    }
+}
+
+fn answer_attr(operation: &'static str, reply: ReplyAttr, found: Result<Attr, FsError>) {
+    match found {
+        Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+        Err(error) => reply.error(failed(operation, error)),
+    }
+}
+
+fn answer_open(reply: ReplyOpen, opened: Result<Opened, FsError>) {
+    match opened {
+        Ok(opened) => reply.opened(FileHandle(opened.handle), fopen(opened)),
+        Err(error) => reply.error(failed("open", error)),
+    }
+}
+
+fn answer_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>, FsError>) {
+    match value {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() <= size as usize => reply.data(&value),
+        Ok(_) => reply.error(fuser::Errno::ERANGE),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn fopen(opened: Opened) -> FopenFlags {
+    if opened.direct {
+        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
+    } else {
+        FopenFlags::FOPEN_NOFLUSH
+    }
+}
+
+fn open_flags(raw: i32) -> OFlags {
+    OFlags::from_bits_retain(raw.cast_unsigned())
+}
+
+fn writes(flags: OFlags) -> bool {
+    flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC)
+}
+
+fn creation(request: &Request, mode: u32) -> Creation {
+    Creation { mode: mode & 0o7777, uid: request.uid(), gid: request.gid() }
+}
+
+impl fuser::Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        for flag in WANTED {
+            if let Err(missing) = config.add_capabilities(flag) {
+                tracing::debug!(?missing, "the kernel lacks a FUSE feature");
+            }
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.view.lookup(parent.0, name) {
+            Ok(Some(attr)) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+            Ok(None) => reply.entry(&TTL, &no_entry(), GENERATION),
+            Err(error) => reply.error(failed("lookup", error)),
+        }
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.view.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        answer_attr("stat", reply, self.view.getattr(ino.0, fh.map(|fh| fh.0)));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
+        let changes = Changes { mode, uid, gid, size, atime, mtime };
+        if let (Some(size), Some(fh)) = (changes.size, fh)
+            && changes.only_size()
+        {
+            return answer_attr("truncate", reply, self.view.truncate(ino.0, fh.0, size));
+        }
+        let path = self.view.path_of(ino.0).ok();
+        let wants = if changes.only_atime() { Vec::new() } else { self.node_wants(ino.0) };
+        let act =
+            move |view: &View, permit: &_| view.setattr(ino.0, path.as_ref(), changes, permit);
+        self.gated(req.pid(), "change of attributes", &wants, act, |done| {
+            answer_attr("setattr", reply, done);
+        });
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.view.readlink(ino.0) {
+            Ok(text) => reply.data(text.as_bytes()),
+            Err(error) => reply.error(failed("readlink", error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let path = match self.view.child_path(parent.0, name) {
+            Ok(path) => path,
+            Err(error) => return reply.error(failed("mknod", error)),
+        };
+        let creation = creation(req, mode);
+        let kind = FileType::from_raw_mode(mode);
+        let wants = [Want::File(path.clone())];
+        let act =
+            move |view: &View, permit: &_| view.mknod(&path, creation, kind, rdev.into(), permit);
+        self.gated(req.pid(), "mknod", &wants, act, |made| answer_entry("mknod", reply, made));
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let path = match self.view.child_path(parent.0, name) {
+            Ok(path) => path,
+            Err(error) => return reply.error(failed("mkdir", error)),
+        };
+        let creation = creation(req, mode);
+        let act = move |view: &View, permit: &_| view.mkdir(&path, creation, permit);
+        self.gated(req.pid(), "mkdir", &[], act, |made| answer_entry("mkdir", reply, made));
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let path = match self.view.child_path(parent.0, name) {
+            Ok(path) => path,
+            Err(error) => return reply.error(failed("unlink", error)),
+        };
+        let wants = [Want::File(path.clone())];
+        let act = move |view: &View, permit: &_| view.unlink(&path, permit);
+        self.gated(req.pid(), "unlink", &wants, act, |done| answer_empty("unlink", reply, done));
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        // A directory that is not empty is not claimed: git tries this after every deletion.
+        let path = self.view.child_path(parent.0, name);
+        let path = match path.and_then(|path| self.view.check_rmdir(&path).map(|()| path)) {
+            Ok(path) => path,
+            Err(error) => return reply.error(failed("rmdir", error)),
+        };
+        let wants = [Want::Dir(path.clone())];
+        let act = move |view: &View, permit: &_| view.rmdir(&path, permit);
+        self.gated(req.pid(), "rmdir", &wants, act, |done| answer_empty("rmdir", reply, done));
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let path = match self.view.child_path(parent.0, link_name) {
+            Ok(path) => path,
+            Err(error) => return reply.error(failed("symlink", error)),
+        };
+        let creation = creation(req, 0o777);
+        let text = target.as_os_str().to_owned();
+        let wants = [Want::File(path.clone())];
+        let act = move |view: &View, permit: &_| view.symlink(&path, &text, creation, permit);
+        self.gated(req.pid(), "symlink", &wants, act, |made| answer_entry("symlink", reply, made));
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
+        let paths = self.view.child_path(parent.0, name).and_then(|from| {
+            let to = self.view.child_path(newparent.0, newname)?;
+            let kinds = self.view.check_rename(&from, &to, flags)?;
+            Ok((from, to, kinds))
+        });
+        let (from, to, from_is_dir) = match paths {
+            Ok(found) => found,
+            Err(error) => return reply.error(failed("rename", error)),
+        };
+        let want = if from_is_dir { Want::Dir } else { Want::File };
+        let wants = [want(from.clone()), want(to.clone())];
+        let act = move |view: &View, permit: &_| view.rename(&from, &to, flags, permit);
+        self.gated(req.pid(), "rename", &wants, act, |done| answer_empty("rename", reply, done));
+    }
+
+    fn link(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let path = match self.view.child_path(newparent.0, newname) {
+            Ok(path) => path,
+            Err(error) => return reply.error(failed("link", error)),
+        };
+        let wants = [Want::File(path.clone())];
+        let act = move |view: &View, permit: &_| view.link(ino.0, &path, permit);
+        self.gated(req.pid(), "link", &wants, act, |made| answer_entry("link", reply, made));
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let flags = open_flags(flags.0);
+        if view::is_virtual(ino.0) {
+            return self.open_virtual(ino.0, flags, reply);
+        }
+        if !writes(flags) {
+            return answer_open(reply, self.view.open_read(ino.0, flags));
+        }
+        let path = self.view.path_of(ino.0).ok();
+        let wants = self.view.paths_of(ino.0).into_iter().map(Want::File).collect::<Vec<_>>();
+        let act =
+            move |view: &View, permit: &_| view.open_write(ino.0, path.as_ref(), flags, permit);
+        self.gated(req.pid(), "open for writing", &wants, act, |opened| {
+            answer_open(reply, opened);
+        });
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let path = match self.view.child_path(parent.0, name) {
+            Ok(path) => path,
+            Err(error) => return reply.error(failed("create", error)),
+        };
+        let (creation, flags) = (creation(req, mode), open_flags(flags));
+        let wants = [Want::File(path.clone())];
+        let act = move |view: &View, permit: &_| view.create(&path, creation, flags, permit);
+        self.gated(req.pid(), "create", &wants, act, |made| match made {
+            Ok((attr, opened)) => {
+                let handle = FileHandle(opened.handle);
+                reply.created(&TTL, &file_attr(&attr), GENERATION, handle, fopen(opened));
+            }
+            Err(error) => reply.error(failed("create", error)),
+        });
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.view.read(fh.0, offset, size as usize) {
+            Ok(data) => reply.data(&data),
+            Err(error) => reply.error(failed("read", error)),
+        }
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let drop_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        match self.view.write(fh.0, offset, data, drop_privileges) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(error) => reply.error(failed("write", error)),
+        }
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.view.close(fh.0);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        answer_empty("fsync", reply, self.view.fsync(fh.0, datasync));
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(self.view.open_dir(ino.0)), FopenFlags::empty());
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let filled = self.fill(ino.0, fh.0, offset, |attr, next, name| {
+            let kind = file_type(FileType::from_raw_mode(attr.stat.st_mode));
+            let full = reply.add(INodeNo(attr.ino), next, kind, name);
+            // A plain listing tells the kernel of no node.
+            (full, false)
+        });
+        match filled {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(failed("readdir", error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let filled = self.fill(ino.0, fh.0, offset, |attr, next, name| {
+            let entry = file_attr(attr);
+            let full = reply.add(entry.ino, next, name, &TTL, &entry, GENERATION);
+            (full, !full)
+        });
+        match filled {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(failed("readdir", error)),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.view.close(fh.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        answer_empty("fsync", reply, self.view.fsync_dir(ino.0));
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.view.statfs() {
+            Ok(s) => reply.statfs(
+                s.f_blocks,
+                s.f_bfree,
+                s.f_bavail,
+                s.f_files,
+                s.f_ffree,
+                s.f_bsize as u32,
+                s.f_namemax as u32,
+                s.f_frsize as u32,
+            ),
+            Err(error) => reply.error(failed("statfs", error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
+        let path = self.view.path_of(ino.0).ok();
+        let (name, value) = (name.to_owned(), value.to_owned());
+        let act = move |view: &View, permit: &_| {
+            view.set_xattr(ino.0, path.as_ref(), (&name, &value), flags, permit)
+        };
+        self.gated(req.pid(), "setxattr", &self.node_wants(ino.0), act, |done| {
+            answer_empty("setxattr", reply, done);
+        });
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        answer_xattr(reply, size, self.view.get_xattr(ino.0, name));
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        answer_xattr(reply, size, self.view.list_xattr(ino.0));
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let path = self.view.path_of(ino.0).ok();
+        let name = name.to_owned();
+        let act =
+            move |view: &View, permit: &_| view.remove_xattr(ino.0, path.as_ref(), &name, permit);
+        self.gated(req.pid(), "removexattr", &self.node_wants(ino.0), act, |done| {
+            answer_empty("removexattr", reply, done);
+        });
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+        answer_empty("fallocate", reply, self.view.fallocate(fh.0, mode, offset, length));
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let from = match (whence, u64::try_from(offset)) {
+            (libc::SEEK_DATA, Ok(offset)) => SeekFrom::Data(offset),
+            (libc::SEEK_HOLE, Ok(offset)) => SeekFrom::Hole(offset),
+            _ => return reply.error(failed("lseek", FsError::Invalid)),
+        };
+        match self.view.seek(fh.0, from) {
+            Ok(offset) => reply.offset(offset as i64),
+            Err(error) => reply.error(failed("lseek", error)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The answer has 32 bits, so that is the most that one request copies.
+        let length = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
+        let copied = self.view.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), length);
+        match copied {
+            Ok(copied) => reply.written(copied as u32),
+            Err(error) => reply.error(failed("copy_file_range", error)),
+        }
+    }
+}
+
+impl Adapter {
+    fn open_virtual(&self, ino: u64, flags: OFlags, reply: ReplyOpen) {
+        let Some(notice) = View::notice(ino) else {
+            return reply.error(failed("open", FsError::IsDirectory));
+        };
+        if writes(flags) {
+            return reply.error(failed("open", FsError::Virtual));
+        }
+        if notice == crate::gate::Notice::GitIgnore {
+            return answer_open(reply, Ok(self.view.open_notice(notice)));
+        }
+        let view = self.view.clone();
+        self.workers.run(move || answer_open(reply, Ok(view.open_notice(notice))));
+    }
+
+    /// Adds lines of a listing from `offset` on, until `add` says that the answer is full. `add`
+    /// also says whether the kernel knows the node by it.
+    fn fill(
+        &self,
+        ino: u64,
+        handle: u64,
+        offset: u64,
+        mut add: impl FnMut(&Attr, u64, &OsStr) -> (bool, bool),
+    ) -> Result<(), FsError> {
+        let list: DirList = self.view.list(handle, offset == 0)?;
+        let mut at = offset;
+        loop {
+            let dots = [".", ".."];
+            if let Some(name) = usize::try_from(at).ok().and_then(|at| dots.get(at)) {
+                let mut attr = self.view.getattr(ino, None)?;
+                if *name == ".." {
+                    attr.ino = self.view.parent_of(ino);
+                }
+                if add(&attr, at + 1, OsStr::new(name)).0 {
+                    return Ok(());
+                }
+                at += 1;
+                continue;
+            }
+            let index = usize::try_from(at - 2).map_err(|_| FsError::Invalid)?;
+            let Some(entry) = self.view.list_entry(&list, index)? else { return Ok(()) };
+            at += 1;
+            // Gone since the names were taken.
+            let Some(attr) = entry.attr else { continue };
+            let (full, known) = add(&attr, at, &entry.name);
+            if !known {
+                self.view.forget(attr.ino, 1);
+            }
+            if full {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Mounting a view, and the guard that unmounts it.
+
+use super::Adapter;
+use super::workers::Workers;
+use crate::view::{Cached, KernelCache, View};
+use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, SessionACL};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// The type under which the kernel lists mounted views.
+pub const FILE_SYSTEM_TYPE: &str = "fuse.agentfs";
+
+/// Why a view could not be mounted: what is missing, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The kernel has no FUSE.
+    #[error("/dev/fuse is missing: load the kernel module with `modprobe fuse`")]
+    NoDevice,
+    /// The device may not be opened.
+    #[error("no permission to open /dev/fuse: run as root, or `chmod 666 /dev/fuse` as root")]
+    DeviceDenied,
+    /// The helper that mounts for users without root is missing.
+    #[error("fusermount3 is missing, which mounts for users other than root: install fuse3")]
+    NoHelper,
+    /// The helper does not let the user share the mount.
+    #[error("the mount at {0} was refused; the helper says: {1}")]
+    HelperRefused(PathBuf, String),
+    /// There is no directory to mount on.
+    #[error("the mountpoint {0} is not a directory: create it")]
+    NoMountpoint(PathBuf),
+    /// Something is mounted there, or a mount whose daemon has died.
+    #[error(
+        "the mountpoint {0} is in use: unmount it with `fusermount3 -u -z {0}` or `umount -l {0}`"
+    )]
+    Busy(PathBuf),
+    /// Anything else.
+    #[error("can't mount at {path}: {source}")]
+    Other {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A mounted view; dropping it unmounts.
+#[derive(Debug)]
+pub struct MountedView {
+    view: Arc<View>,
+    mountpoint: PathBuf,
+    session: Option<BackgroundSession>,
+}
+
+impl MountedView {
+    /// Where it is mounted.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// The view that is served.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// Whether the kernel has ended the session: somebody else has unmounted it.
+    pub fn has_ended(&self) -> bool {
+        self.session.as_ref().is_none_or(|session| session.guard.is_finished())
+    }
+
+    /// Unmounts. If processes still use the view it is detached: new ones can't reach it, and it
+    /// is served until the last of them has let go.
+    pub fn unmount(mut self) -> io::Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        let Some(session) = self.session.take() else { return Ok(()) };
+        self.view.attach_kernel(None);
+        if !session.guard.is_finished() {
+            detach(&self.mountpoint)?;
+        }
+        // Not joined: what still holds files open in the view may do so for as long as it lives.
+        drop(session);
+        Ok(())
+    }
+}
+
+impl Drop for MountedView {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::warn!(mountpoint = %self.mountpoint.display(), %error, "can't unmount");
+        }
+    }
+}
+
+/// Takes a mount of a view out of the tree, also while it is in use and when its daemon is dead.
+pub fn detach(mountpoint: &Path) -> io::Result<()> {
+    use rustix::mount::{UnmountFlags, unmount};
+    match unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+        Err(rustix::io::Errno::PERM) => {
+            let status = std::process::Command::new("fusermount3")
+                .args(["-u", "-q", "-z", "--"])
+                .arg(mountpoint)
+                .status()?;
+            if status.success() {
+                Ok(())
+            } else {
+                Err(io::Error::other(format!("fusermount3 -u ended with {status}")))
+            }
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Mounts `view` at `mountpoint`, which must be an empty directory. Returns when it is served.
+pub fn mount(view: Arc<View>, mountpoint: &Path) -> Result<MountedView, MountError> {
+    check_mountpoint(mountpoint)?;
+    let failed = |error| explain(mountpoint, error);
+    let workers = Workers::start("agentfs-view", 4).map_err(failed)?;
+    let adapter = Adapter::new(view.clone(), workers);
+    let session = fuser::spawn_mount(adapter, mountpoint, &config(&view)).map_err(failed)?;
+    let cache = Invalidator::start(session.notifier()).map_err(failed)?;
+    view.attach_kernel(Some(Arc::new(cache)));
+    Ok(MountedView { view, mountpoint: mountpoint.to_owned(), session: Some(session) })
+}
+
+fn config(view: &View) -> Config {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(format!("agentfs:{}", view.agent())),
+        MountOption::Subtype("agentfs".to_owned()),
+        MountOption::DefaultPermissions,
+        MountOption::NoDev,
+        MountOption::NoSuid,
+    ];
+    // Without root the mount serves its own user only, which is who the agent runs as.
+    config.acl =
+        if rustix::process::geteuid().is_root() { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(2);
+    config
+}
+
+pub(super) fn check_mountpoint(path: &Path) -> Result<(), MountError> {
+    match std::fs::metadata(path) {
+        Ok(stat) if stat.is_dir() => {}
+        Ok(_) => return Err(MountError::NoMountpoint(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(MountError::NoMountpoint(path.to_owned()));
+        }
+        // A mount whose daemon has died answers ENOTCONN.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) => {
+            return Err(MountError::Busy(path.to_owned()));
+        }
+        Err(source) => return Err(MountError::Other { path: path.to_owned(), source }),
+    }
+    let is_mountpoint = rustix::fs::statx(
+        rustix::fs::CWD,
+        path,
+        rustix::fs::AtFlags::empty(),
+        rustix::fs::StatxFlags::BASIC_STATS,
+    )
+    .is_ok_and(|stat| stat.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT));
+    if is_mountpoint { Err(MountError::Busy(path.to_owned())) } else { Ok(()) }
+}
+
+pub(super) fn explain(mountpoint: &Path, source: io::Error) -> MountError {
+    let device = Path::new("/dev/fuse");
+    let helper_said = source.to_string();
+    match source.kind() {
+        _ if !device.exists() => MountError::NoDevice,
+        io::ErrorKind::NotFound => MountError::NoHelper,
+        io::ErrorKind::PermissionDenied if helper_said.contains("fusermount") => {
+            MountError::HelperRefused(mountpoint.to_owned(), helper_said.trim().to_owned())
+        }
+        io::ErrorKind::PermissionDenied => MountError::DeviceDenied,
+        _ if helper_said.contains("fusermount") => {
+            MountError::HelperRefused(mountpoint.to_owned(), helper_said.trim().to_owned())
+        }
+        _ => MountError::Other { path: mountpoint.to_owned(), source },
+    }
+}
+
+/// Tells the kernel what to forget, on a thread of its own: the kernel takes a directory's lock
+/// for it, and the operation that has that lock may be waiting at the gate.
+struct Invalidator {
+    queue: Sender<(Vec<Cached>, Sender<()>)>,
+}
+
+impl Invalidator {
+    /// How long a caller waits for the kernel. An operation that waits at the gate in one of the
+    /// directories lasts longer; then the rest is forgotten when that operation has ended.
+    const PATIENCE: Duration = Duration::from_millis(200);
+
+    fn start(notifier: Notifier) -> io::Result<Self> {
+        let (queue, jobs) = channel();
+        std::thread::Builder::new()
+            .name("agentfs-inval".to_owned())
+            .spawn(move || invalidate_all(&notifier, &jobs))?;
+        Ok(Self { queue })
+    }
+}
+
+fn invalidate_all(notifier: &Notifier, jobs: &Receiver<(Vec<Cached>, Sender<()>)>) {
+    while let Ok((what, done)) = jobs.recv() {
+        for cached in what {
+            let told = match &cached {
+                Cached::Inode(ino) => notifier.inval_inode(INodeNo(*ino), 0, 0),
+                Cached::Entry(parent, name) => notifier.inval_entry(INodeNo(*parent), name),
+            };
+            if let Err(error) = told {
+                tracing::debug!(?cached, %error, "the kernel did not take an invalidation");
+            }
+        }
+        // The caller may have lost its patience.
+        let _ = done.send(());
+    }
+}
+
+impl KernelCache for Invalidator {
+    fn invalidate(&self, what: Vec<Cached>) {
+        let (done, finished) = channel();
+        if self.queue.send((what, done)).is_ok() {
+            let _ = finished.recv_timeout(Self::PATIENCE);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! What the owner of the workspace's state does with a view: pin, sync, drop, ask.
+//!
+//! What the kernel has cached is invalidated through [`KernelCache`], by a thread of its own: the
+//! kernel takes the directory's lock for it, which an operation that waits at the gate may hold.
+//! A file that changed identity is found out at the next open even so (`ESTALE`, see
+//! [`FsError::Moved`]), so no process reads the old version under the new name.
+
+use super::error::FsError;
+use super::layers::Which;
+use super::{View, notices, sys};
+use crate::gate::ViewControl;
+use agentfs_core::RelPath;
+use agentfs_core::changeset::{Before, FileKind, Signature};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, PoisonError};
+
+/// Something that the kernel may have cached and must forget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cached {
+    /// Attributes and data of an inode.
+    Inode(u64),
+    /// That a name in a directory is, or is not, there.
+    Entry(u64, OsString),
+}
+
+/// The kernel's caches for one mount.
+pub trait KernelCache: Send + Sync + 'static {
+    /// Makes the kernel forget. May return before it is done, and must not wait for operations.
+    fn invalidate(&self, what: Vec<Cached>);
+}
+
+impl View {
+    /// Says whom to tell when base or the delta change past the kernel; none after an unmount.
+    pub fn attach_kernel(&self, kernel: Option<Arc<dyn KernelCache>>) {
+        *self.kernel.lock().unwrap_or_else(PoisonError::into_inner) = kernel;
+    }
+
+    /// Makes the kernel forget `paths`, or all.
+    fn invalidate(&self, paths: Option<&[RelPath]>) {
+        let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(kernel) = kernel else { return };
+        let mut what = Vec::new();
+        {
+            let nodes = self.nodes();
+            let known = match paths {
+                Some(paths) => paths.iter().map(|path| (path.clone(), nodes.ino(path))).collect(),
+                None => nodes.all().into_iter().map(|(path, ino)| (path, Some(ino))).collect(),
+            };
+            let known: Vec<(RelPath, Option<u64>)> = known;
+            // Data first: entries may have to wait for an operation in their directory.
+            what.extend(known.iter().filter_map(|(_, ino)| ino.map(Cached::Inode)));
+            for (path, _) in &known {
+                // A name that nobody has looked up may still be cached as missing.
+                let Some((parent, name)) = path.parent().zip(path.file_name()) else { continue };
+                if let Some(parent) = nodes.ino(&parent) {
+                    what.push(Cached::Inode(parent));
+                    what.push(Cached::Entry(parent, name.to_owned()));
+                }
+            }
+        }
+        what.dedup();
+        kernel.invalidate(what);
+    }
+
+    fn pin_one(&self, path: &RelPath) -> Result<(), FsError> {
+        if path.is_root() || notices::is_virtual_path(path) {
+            return Ok(());
+        }
+        // Walk down, making the directories that base has, to the path or to where base ends.
+        let mut pins = self.layers.root(Which::Pins).try_clone_to_owned().map_err(os)?;
+        let mut base = self.layers.root(Which::Base).try_clone_to_owned().map_err(os)?;
+        let names: Vec<&OsStr> = path.components().collect();
+        for (index, name) in names.iter().enumerate() {
+            let last = index + 1 == names.len();
+            let pinned = sys::stat_at(&pins, name)?;
+            let Some(stat) = sys::stat_at(&base, name)? else {
+                // Nothing here now: so it stays for this view, whatever base gets.
+                return match pinned {
+                    Some(_) => Ok(()),
+                    None => Ok(sys::make_whiteout(&pins, *name)?),
+                };
+            };
+            match pinned {
+                Some(pinned) if last || !sys::is_dir(&pinned) => return Ok(()),
+                Some(_) => {}
+                None if sys::is_dir(&stat) => self.pin_dir(&base, &pins, name, &stat)?,
+                None => return self.pin_file(&base, &pins, name),
+            }
+            if !last {
+                pins = sys::dir_at(&pins, name)?;
+                base = sys::dir_at(&base, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pin_dir(
+        &self,
+        base: &OwnedFd,
+        pins: &OwnedFd,
+        name: &OsStr,
+        stat: &Stat,
+    ) -> Result<(), FsError> {
+        fs::mkdirat(pins, name, Mode::RWXU)?;
+        let dir = sys::dir_at(pins, name)?;
+        if self.delta.privileged() {
+            super::delta::set_owner(dir.as_fd(), Some(stat.st_uid), Some(stat.st_gid))?;
+        }
+        fs::chmodat(pins, name, sys::permissions(stat), AtFlags::empty())?;
+        let now = fs::statat(base, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        super::delta::set_times(dir.as_fd(), &times_of(&now))
+    }
+
+    /// A hard link where that is possible: base's file is replaced by rename, never written.
+    fn pin_file(&self, base: &OwnedFd, pins: &OwnedFd, name: &OsStr) -> Result<(), FsError> {
+        match fs::linkat(base, name, pins, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::EXIST) => return Ok(()),
+            Err(Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let source = sys::pin_at(base, name)?;
+        let stat = fs::fstat(&source)?;
+        match sys::kind(&stat) {
+            FileType::RegularFile => {
+                let read = OFlags::RDONLY | OFlags::CLOEXEC;
+                let data = fs::open(sys::proc_path(&source), read, Mode::empty())?;
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+                let copy = fs::openat(pins, name, flags, Mode::RUSR | Mode::WUSR)?;
+                super::copy_up::copy_data(&data, &copy, stat.st_size as u64)?;
+                fs::fchmod(&copy, sys::permissions(&stat))?;
+            }
+            FileType::Symlink => fs::symlinkat(sys::link_text(&source)?, pins, name)?,
+            special => fs::mknodat(pins, name, special, sys::permissions(&stat), stat.st_rdev)?,
+        }
+        let copy = sys::pin_at(pins, name)?;
+        if self.delta.privileged() {
+            super::delta::set_owner(copy.as_fd(), Some(stat.st_uid), Some(stat.st_gid))?;
+        }
+        super::delta::set_times(copy.as_fd(), &times_of(&stat))
+    }
+
+    /// Removes the pin of one path, or the whiteout above it that stands for it, and the
+    /// directories that held nothing else.
+    fn unpin(&self, path: &RelPath) -> Result<(), FsError> {
+        let root = self.layers.root(Which::Pins);
+        for place in path.ancestors().collect::<Vec<_>>().into_iter().rev() {
+            let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else { continue };
+            let Ok(dir) = sys::dir_beneath(root, &parent.to_path_buf()) else { return Ok(()) };
+            match sys::stat_at(&dir, name)? {
+                None => return Ok(()),
+                Some(stat) if !sys::is_dir(&stat) => {
+                    fs::unlinkat(&dir, name, AtFlags::empty())?;
+                    return Ok(remove_empty(root, &parent)?);
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(remove_empty(root, path)?)
+    }
+
+    /// Removes one path from the delta, and the directories above it that the delta had only for
+    /// its sake.
+    fn drop_one(&self, path: &RelPath) -> Result<(), FsError> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        let root = self.layers.root(Which::Delta);
+        let dir = match sys::dir_beneath(root, &parent.to_path_buf()) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        };
+        let Some(stat) = sys::stat_at(&dir, name)? else { return Ok(()) };
+        if sys::is_dir(&stat) {
+            // Only what is left empty goes: what is below it and stays (scratch) is the agent's.
+            match fs::unlinkat(&dir, name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOTEMPTY) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        } else {
+            let orphan = match self.nodes().ino(path) {
+                Some(_) if !sys::is_whiteout(&stat) => Some(Arc::new(sys::pin_at(&dir, name)?)),
+                _ => None,
+            };
+            fs::unlinkat(&dir, name, AtFlags::empty())?;
+            self.nodes().detach(path, orphan);
+        }
+        for parent in path.ancestors().skip(1).filter(|path| !path.is_root()) {
+            // A directory that is in no lower layer is the agent's own work, even empty.
+            let lower = self.layers.stat_in(Which::Base, &parent)?;
+            if !lower.is_some_and(|stat| sys::is_dir(&stat)) || !remove_if_empty(root, &parent)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// All paths of the delta that are not scratch, what is below a directory before it.
+    fn delta_paths(&self) -> Result<Vec<RelPath>, FsError> {
+        let mut found = Vec::new();
+        let root = self.layers.root(Which::Delta).try_clone_to_owned().map_err(os)?;
+        self.collect(&root, &RelPath::root(), &mut found)?;
+        Ok(found)
+    }
+
+    fn collect(
+        &self,
+        dir: &OwnedFd,
+        at: &RelPath,
+        found: &mut Vec<RelPath>,
+    ) -> Result<(), FsError> {
+        for (name, _) in sys::names(dir)? {
+            let path = at.join(&name);
+            let Some(stat) = sys::stat_at(dir, &name)? else { continue };
+            let is_dir = sys::is_dir(&stat);
+            if self.is_scratch(&path, is_dir) {
+                continue;
+            }
+            if is_dir {
+                self.collect(&sys::dir_at(dir, &name)?, &path, found)?;
+            }
+            found.push(path);
+        }
+        Ok(())
+    }
+}
+
+impl ViewControl for View {
+    fn base_entry(&self, path: &RelPath) -> io::Result<Before> {
+        Ok(self.layers.stat_in(Which::Base, path)?.map(|stat| signature(&stat)))
+    }
+
+    fn pin(&self, paths: &[RelPath]) -> io::Result<()> {
+        let _names = self.write_names();
+        Ok(paths.iter().try_for_each(|path| self.pin_one(path))?)
+    }
+
+    fn sync(&self, paths: Option<&[RelPath]>) -> io::Result<()> {
+        {
+            let _names = self.write_names();
+            match paths {
+                Some(paths) => paths.iter().try_for_each(|path| self.unpin(path))?,
+                None => {
+                    let root = self.layers.root(Which::Pins);
+                    for (name, _) in sys::names(root)? {
+                        sys::remove_all(root, &name)?;
+                    }
+                }
+            }
+        }
+        self.invalidate(paths);
+        Ok(())
+    }
+
+    fn drop_from_delta(&self, paths: &[RelPath]) -> io::Result<()> {
+        let dropped = {
+            let _names = self.write_names();
+            let mut paths = if paths.is_empty() { self.delta_paths()? } else { paths.to_vec() };
+            // What is below a directory goes before it.
+            paths.sort();
+            paths.reverse();
+            paths.iter().try_for_each(|path| self.drop_one(path))?;
+            paths
+        };
+        self.invalidate(Some(&dropped));
+        Ok(())
+    }
+
+    fn open_for_writing(&self) -> Vec<RelPath> {
+        let mut paths: Vec<_> =
+            self.handles.written().into_iter().flat_map(|ino| self.paths_of(ino)).collect();
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+}
+
+fn signature(stat: &Stat) -> Signature {
+    let kind = match sys::kind(stat) {
+        FileType::RegularFile => FileKind::File,
+        FileType::Directory => FileKind::Dir,
+        FileType::Symlink => FileKind::Symlink,
+        _ => FileKind::Special,
+    };
+    Signature {
+        kind,
+        mode: stat.st_mode & 0o7777,
+        size: stat.st_size as u64,
+        mtime_ns: stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec as i64,
+        ino: stat.st_ino,
+    }
+}
+
+fn times_of(stat: &Stat) -> Timestamps {
+    let time = |seconds, nanoseconds: u64| Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds.try_into().unwrap_or(0),
+    };
+    Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    }
+}
+
+/// Removes the directory and those above it, up to the first that holds something.
+fn remove_empty(root: impl AsFd, path: &RelPath) -> Result<(), Errno> {
+    for dir in path.ancestors().filter(|path| !path.is_root()) {
+        if !remove_if_empty(&root, &dir)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn remove_if_empty(root: impl AsFd, path: &RelPath) -> Result<bool, Errno> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
+    let dir = sys::dir_beneath(root, &parent.to_path_buf())?;
+    match fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOTEMPTY | Errno::NOENT | Errno::NOTDIR) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn os(error: io::Error) -> FsError {
+    super::read::os_error(error)
+}

@@ -1,0 +1,140 @@
+//! Copy-up: making a file of a lower layer the agent's own before its first change.
+//!
+//! The data is copied while other operations go on; only the rename into the delta holds the
+//! namespace lock. Then the inode's open read handles move to the copy.
+
+use super::View;
+use super::delta::Content;
+use super::error::FsError;
+use super::handles::Handle;
+use super::layers::{Entry, Which};
+use super::nodes::Facts;
+use agentfs_core::RelPath;
+use rustix::fs::{self, Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, PoisonError};
+
+impl View {
+    /// Makes sure that the delta has `path`, which is anything but a directory.
+    ///
+    /// Blocks for as long as copying the data takes; one copy-up at a time.
+    pub(super) fn copy_up(&self, path: &RelPath, content: Content) -> Result<(), FsError> {
+        let _one_at_a_time = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
+        let (place, entry) = {
+            let _names = self.read_names();
+            let place = self.layers.place(path)?;
+            let entry = place.entry()?.ok_or(FsError::NotFound)?;
+            (place, entry)
+        };
+        if entry.top == Which::Delta {
+            return Ok(());
+        }
+        let staged = self.delta.copy(&place, &entry, content)?;
+        let _names = self.write_names();
+        let now = self.layers.place(path)?.entry()?.ok_or(FsError::NotFound)?;
+        if now.top == Which::Delta {
+            return Ok(());
+        }
+        if identity(&now) != identity(&entry) {
+            return Err(FsError::Moved);
+        }
+        let Some((parent, name)) = path.parent().zip(path.file_name()) else {
+            return Err(FsError::IsDirectory);
+        };
+        let dir = self.delta.ensure_dir(&self.layers, &parent)?;
+        let delta = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
+        staged.place(delta, name)?;
+        self.adopt(path, &entry)
+    }
+
+    /// Tells the node and its open handles of the copy.
+    fn adopt(&self, path: &RelPath, lower: &Entry) -> Result<(), FsError> {
+        let place = self.layers.place(path)?;
+        let entry = place.entry()?.ok_or(FsError::NotFound)?;
+        let Some(ino) = self.nodes().ino(path) else { return Ok(()) };
+        let known = self.nodes().target(ino);
+        let was_current = matches!(known, Some(super::nodes::Target::Path(_, file))
+            if file == identity(lower));
+        if !was_current {
+            return Ok(());
+        }
+        let facts =
+            Facts { identity: identity(&entry), is_dir: false, in_delta: true, wanted: None };
+        self.nodes().set_facts(ino, facts);
+        let delta = place.dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
+        for handle in self.handles.of(ino) {
+            if let Handle::File(handle) = &*handle {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = fs::openat(delta, &place.name, flags, Mode::empty())?;
+                handle.switch(Arc::new(file));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn identity(entry: &Entry) -> (u64, u64) {
+    (entry.stat.st_dev, entry.stat.st_ino)
+}
+
+/// Copies `size` bytes: shares the blocks where the file system can, else copies in the kernel
+/// and leaves holes as holes.
+pub(super) fn copy_data(from: &OwnedFd, to: &OwnedFd, size: u64) -> Result<(), FsError> {
+    if fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    fs::ftruncate(to, size)?;
+    let mut at = 0;
+    while at < size {
+        let (start, end) = match fs::seek(from, SeekFrom::Data(at)) {
+            Ok(start) => (start, fs::seek(from, SeekFrom::Hole(start))?),
+            // Nothing but a hole is left.
+            Err(Errno::NXIO) => break,
+            // No such seek on this file system: all of it is data.
+            Err(Errno::INVAL) => (at, size),
+            Err(errno) => return Err(errno.into()),
+        };
+        copy_extent(from, to, start, end)?;
+        at = end;
+    }
+    Ok(())
+}
+
+fn copy_extent(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<(), FsError> {
+    let (mut read_at, mut write_at) = (start, start);
+    while read_at < end {
+        let length = usize::try_from(end - read_at).unwrap_or(usize::MAX).min(1 << 30);
+        match fs::copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), length) {
+            // Shorter than it was.
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(Errno::XDEV | Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP) => {
+                return copy_by_hand(from, to, read_at, end);
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+fn copy_by_hand(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<(), FsError> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = start;
+    while at < end {
+        let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+        let read = rustix::io::retry_on_intr(|| rustix::io::pread(from, &mut buffer[..want], at))?;
+        if read == 0 {
+            break;
+        }
+        let mut done = 0;
+        while done < read {
+            done += rustix::io::retry_on_intr(|| {
+                rustix::io::pwrite(to, &buffer[done..read], at + done as u64)
+            })?;
+        }
+        at += read as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! The view of one agent: its delta over its pins over base, as a file system.
+//!
+//! No FUSE here: [`crate::fuse`] decodes the kernel's requests, asks the gate and calls this;
+//! tests call it without a mount. What must hold:
+//!
+//! - Base is never written, whatever the agent does.
+//! - Everything that changes something that counts takes a [`Permit`](crate::gate::Permit).
+//! - A number that the kernel knows stands for one file until the kernel forgets it.
+//! - The delta is at every instant a directory that kernel overlayfs can mount.
+//!
+//! Locks, always taken in this order: `copying`, `names` (read for operations that only look,
+//! write for those that change names), `nodes` (for moments only). None is held while the gate is
+//! asked or the kernel is notified.
+
+mod attr;
+mod control;
+mod copy_up;
+mod delta;
+mod error;
+mod handles;
+mod layers;
+mod nodes;
+mod notices;
+mod read;
+mod rename;
+mod scratch;
+mod sys;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use attr::{Changes, SetTime};
+pub use control::{Cached, KernelCache};
+pub use error::{FsError, ViewError};
+pub use nodes::ROOT;
+pub use notices::{DIRECTORY_INO, is_virtual, is_virtual_path};
+pub use read::{Attr, DirEntry, DirList, Opened};
+pub use scratch::{Scratch, ScratchError};
+pub use write::Creation;
+
+use crate::gate::Gate;
+use agentfs_core::{AgentName, RelPath};
+use delta::Delta;
+use handles::Handles;
+use layers::{Format, Layers};
+use nodes::{Facts, Nodes};
+use rustix::fs::{Mode, XattrFlags};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Whose files a view shows as whose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// User and group that own the workspace on the host.
+    pub host: (u32, u32),
+    /// User and group that the agent runs as.
+    pub shown: (u32, u32),
+}
+
+impl Owner {
+    fn show(self, (uid, gid): (u32, u32)) -> (u32, u32) {
+        let map = |id, from, to| if id == from { to } else { id };
+        (map(uid, self.host.0, self.shown.0), map(gid, self.host.1, self.shown.1))
+    }
+
+    fn on_host(self, (uid, gid): (u32, u32)) -> (u32, u32) {
+        let map = |id, from, to| if id == from { to } else { id };
+        (map(uid, self.shown.0, self.host.0), map(gid, self.shown.1, self.host.1))
+    }
+}
+
+/// What a view is made of.
+#[derive(Clone, Debug)]
+pub struct ViewSpec {
+    /// Whose view it is.
+    pub agent: AgentName,
+    /// The workspace's real directory.
+    pub base: PathBuf,
+    /// The agent's changes.
+    pub delta: PathBuf,
+    /// An empty directory on the delta's file system that nothing else uses.
+    pub work: PathBuf,
+    /// Old versions of base that are kept for this view.
+    pub pins: PathBuf,
+    /// Whose files are shown as whose.
+    pub owner: Owner,
+    /// Which paths are private and never locked.
+    pub scratch: Arc<Scratch>,
+}
+
+/// One agent's file system.
+pub struct View {
+    agent: AgentName,
+    layers: Layers,
+    delta: Delta,
+    owner: Owner,
+    scratch: Arc<Scratch>,
+    gate: Arc<dyn Gate>,
+    copying: Mutex<()>,
+    names: RwLock<()>,
+    nodes: Mutex<Nodes>,
+    handles: Handles,
+    kernel: Mutex<Option<Arc<dyn KernelCache>>>,
+}
+
+impl View {
+    /// Opens the view's directories, which must exist. Empties the work directory, and
+    /// gives an empty delta the mode, owner and times of base's root.
+    pub fn open(spec: ViewSpec, gate: Arc<dyn Gate>) -> Result<Arc<Self>, ViewError> {
+        let base = open_role("base", &spec.base)?;
+        let delta = open_role("delta", &spec.delta)?;
+        let work = open_role("work directory", &spec.work)?;
+        let pins = open_role("pins", &spec.pins)?;
+        let failed = |role, path: &Path| {
+            let path = path.to_owned();
+            move |errno: rustix::io::Errno| ViewError::Directory {
+                role,
+                path,
+                source: errno.into(),
+            }
+        };
+        let stat = |fd: &OwnedFd, role, path| rustix::fs::fstat(fd).map_err(failed(role, path));
+        if stat(&delta, "delta", &spec.delta)?.st_dev
+            != stat(&work, "work directory", &spec.work)?.st_dev
+        {
+            return Err(ViewError::WorkElsewhere { work: spec.work, delta: spec.delta });
+        }
+        let root = stat(&base, "base", &spec.base)?;
+        let format = probe(&work, &spec.delta)?;
+        let privileged = rustix::process::geteuid().is_root();
+        let writer =
+            Delta::new(work, format, privileged).map_err(failed("work directory", &spec.work))?;
+        writer.adopt_root(&base, &delta).map_err(|error| ViewError::Directory {
+            role: "delta",
+            path: spec.delta.clone(),
+            source: error.into(),
+        })?;
+        let facts = Facts {
+            identity: (root.st_dev, root.st_ino),
+            is_dir: true,
+            in_delta: false,
+            wanted: None,
+        };
+        Ok(Arc::new(Self {
+            agent: spec.agent,
+            layers: Layers::new(delta, pins, base, format),
+            delta: writer,
+            owner: spec.owner,
+            scratch: spec.scratch,
+            gate,
+            copying: Mutex::new(()),
+            names: RwLock::new(()),
+            nodes: Mutex::new(Nodes::new(facts)),
+            handles: Handles::default(),
+            kernel: Mutex::new(None),
+        }))
+    }
+
+    /// Whose view it is.
+    pub fn agent(&self) -> &AgentName {
+        &self.agent
+    }
+
+    /// Who is asked before anything changes.
+    pub fn gate(&self) -> &Arc<dyn Gate> {
+        &self.gate
+    }
+
+    /// Whether a path is private and never locked.
+    pub fn is_scratch(&self, path: &RelPath, is_dir: bool) -> bool {
+        self.scratch.is_scratch(path, is_dir)
+    }
+
+    fn read_names(&self) -> RwLockReadGuard<'_, ()> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_names(&self) -> RwLockWriteGuard<'_, ()> {
+        self.names.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("agent", &self.agent).finish_non_exhaustive()
+    }
+}
+
+fn open_role(role: &'static str, path: &Path) -> Result<OwnedFd, ViewError> {
+    layers::open_root(path).map_err(|errno| ViewError::Directory {
+        role,
+        path: path.to_owned(),
+        source: errno.into(),
+    })
+}
+
+/// Finds which attributes this process may set there, and that whiteouts can be made.
+fn probe(work: &OwnedFd, delta: &Path) -> Result<Format, ViewError> {
+    let name = std::ffi::OsStr::new("probe");
+    let refused = |what| {
+        let delta = delta.to_owned();
+        move |errno: rustix::io::Errno| ViewError::Format { delta, what, source: errno.into() }
+    };
+    let whiteouts = refused("deleted files (0:0 character devices)");
+    let clear = || sys::remove_all(work, name);
+    clear().and_then(|()| sys::make_whiteout(work, name)).map_err(whiteouts)?;
+    let attributes = refused("extended attributes");
+    clear().and_then(|()| rustix::fs::mkdirat(work, name, Mode::RWXU)).map_err(attributes)?;
+    let set = |format: Format| {
+        let dir = sys::pin_at(work, name)?;
+        let path = sys::proc_path(&dir);
+        rustix::fs::setxattr(path, format.opaque(), b"y", XattrFlags::empty())
+    };
+    let format = if set(Format::Trusted).is_ok() {
+        Format::Trusted
+    } else {
+        set(Format::User).map_err(refused("extended attributes"))?;
+        Format::User
+    };
+    clear().map_err(refused("extended attributes"))?;
+    Ok(format)
+}

@@ -1,0 +1,51 @@
+//! The virtual directory `.agentfs/` at a view's root: in no layer, never written.
+//!
+//! Every text but `.gitignore` is made by the owner of the workspace's state when the file is
+//! opened, which may take long: never on a thread that serves the kernel. Like files of /proc they
+//! have the size 0; `.gitignore` has its real one, because git reads as much as `stat` says.
+
+use super::error::FsError;
+use super::nodes::NOTICES;
+use crate::gate::Notice;
+use agentfs_core::RelPath;
+use std::ffi::OsStr;
+
+/// The directory's name.
+pub const DIRECTORY: &str = ".agentfs";
+/// So that git ignores the directory.
+pub(super) const GIT_IGNORE: &str = "*\n";
+
+/// The number of the directory.
+pub const DIRECTORY_INO: u64 = NOTICES;
+
+/// The file with this number.
+pub fn by_ino(ino: u64) -> Option<Notice> {
+    let index = ino.checked_sub(NOTICES + 1)?;
+    Notice::ALL.get(usize::try_from(index).ok()?).map(|(notice, _)| *notice)
+}
+
+/// The file with this name.
+pub(super) fn by_name(name: &OsStr) -> Option<Notice> {
+    Notice::ALL.iter().find(|(_, known)| name == *known).map(|(notice, _)| *notice)
+}
+
+/// The number of a file.
+pub(super) fn ino(notice: Notice) -> u64 {
+    let index = Notice::ALL.iter().position(|(known, _)| *known == notice).unwrap_or(0);
+    NOTICES + 1 + index as u64
+}
+
+/// Whether the number is one of this directory's.
+pub fn is_virtual(ino: u64) -> bool {
+    ino == DIRECTORY_INO || by_ino(ino).is_some()
+}
+
+/// Whether the path is the directory or below it.
+pub fn is_virtual_path(path: &RelPath) -> bool {
+    path.components().next().is_some_and(|first| first == DIRECTORY)
+}
+
+/// Fails for a path that can't be written because it is virtual.
+pub(super) fn refuse(path: &RelPath) -> Result<(), FsError> {
+    if is_virtual_path(path) { Err(FsError::Virtual) } else { Ok(()) }
+}

@@ -1,0 +1,433 @@
+//! What looks without changing: lookup, attributes, listings, opening and reading. Never waits.
+
+use super::error::FsError;
+use super::handles::{Handle, Listing};
+use super::layers::{Entry, Place, Which};
+use super::nodes::{Facts, Target};
+use super::{View, notices, sys};
+use crate::gate::Notice;
+use agentfs_core::RelPath;
+use rustix::fs::{self, FileType, Mode, OFlags, SeekFrom, Stat, StatVfs};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, PoisonError};
+
+/// What a process sees with `stat`.
+#[derive(Clone, Copy, Debug)]
+pub struct Attr {
+    /// The inode number.
+    pub ino: u64,
+    /// User, as shown to the agent.
+    pub uid: u32,
+    /// Group, as shown to the agent.
+    pub gid: u32,
+    /// Number of hard links; 1 for directories that merge.
+    pub nlink: u32,
+    /// All else, from the file in force.
+    pub stat: Stat,
+}
+
+/// One line of a directory listing.
+#[derive(Clone, Debug)]
+pub struct DirEntry {
+    /// Its name.
+    pub name: OsString,
+    /// Its attributes; none if it is gone by now.
+    pub attr: Option<Attr>,
+}
+
+/// An open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// By which later requests name it.
+    pub handle: u64,
+    /// Whether the kernel must not cache it: its size is not known.
+    pub direct: bool,
+}
+
+impl View {
+    /// The path of a node; fails for one that has been unlinked.
+    pub fn path_of(&self, ino: u64) -> Result<RelPath, FsError> {
+        match self.nodes().target(ino) {
+            Some(Target::Path(path, _)) => Ok(path),
+            _ => Err(FsError::NotFound),
+        }
+    }
+
+    /// All paths of a node: several for hard links, none for an unlinked one.
+    pub fn paths_of(&self, ino: u64) -> Vec<RelPath> {
+        self.nodes().paths(ino)
+    }
+
+    /// Whether a node is a directory; not if the kernel should not know it.
+    pub fn is_dir(&self, ino: u64) -> bool {
+        ino == notices::DIRECTORY_INO || self.nodes().is_dir(ino)
+    }
+
+    /// The number of the directory above; the root's is the root.
+    pub fn parent_of(&self, ino: u64) -> u64 {
+        let parent = self.path_of(ino).ok().and_then(|path| path.parent());
+        parent.and_then(|path| self.nodes().ino(&path)).unwrap_or(super::ROOT)
+    }
+
+    /// The path of `name` in the directory `parent`.
+    pub fn child_path(&self, parent: u64, name: &OsStr) -> Result<RelPath, FsError> {
+        if notices::is_virtual(parent) {
+            return Err(FsError::Virtual);
+        }
+        Ok(self.path_of(parent)?.join(name))
+    }
+
+    /// Finds `name` in the directory `parent`; none if there is nothing. The kernel knows the
+    /// node once more.
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Option<Attr>, FsError> {
+        if parent == notices::DIRECTORY_INO {
+            return notices::by_name(name).map(|notice| self.notice_attr(notice)).transpose();
+        }
+        let _names = self.read_names();
+        let path = self.child_path(parent, name)?;
+        if path.as_bytes() == notices::DIRECTORY.as_bytes() {
+            return self.virtual_dir_attr().map(Some);
+        }
+        match self.layers.place(&path) {
+            Ok(place) => self.attr_at(&path, &place).map(|found| found.map(|(attr, _)| attr)),
+            Err(FsError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Binds what is at `path` to a node that the kernel knows once more. The names are locked.
+    pub(super) fn attr_at(
+        &self,
+        path: &RelPath,
+        place: &Place,
+    ) -> Result<Option<(Attr, Entry)>, FsError> {
+        let Some(entry) = place.entry()? else { return Ok(None) };
+        let facts = self.facts(path, place, &entry)?;
+        let mut nodes = self.nodes();
+        let ino = nodes.bind(path, facts);
+        nodes.remember(ino);
+        Ok(Some((self.attr(ino, &entry), entry)))
+    }
+
+    fn facts(&self, path: &RelPath, place: &Place, entry: &Entry) -> Result<Facts, FsError> {
+        let is_dir = sys::is_dir(&entry.stat);
+        let in_delta = entry.top == Which::Delta;
+        let wanted = if is_dir {
+            entry.base_ino
+        } else if !in_delta {
+            Some(entry.stat.st_ino)
+        } else if sys::kind(&entry.stat) == FileType::RegularFile
+            && self.nodes().ino(path).is_none()
+        {
+            self.delta.noted_number(place)?
+        } else {
+            None
+        };
+        let identity = (entry.stat.st_dev, entry.stat.st_ino);
+        Ok(Facts { identity, is_dir, in_delta, wanted })
+    }
+
+    /// The attributes of a node; those of the open file where the node has no name any more.
+    pub fn getattr(&self, ino: u64, handle: Option<u64>) -> Result<Attr, FsError> {
+        if ino == notices::DIRECTORY_INO {
+            return self.virtual_dir_attr();
+        }
+        if let Some(notice) = notices::by_ino(ino) {
+            return self.notice_attr(notice);
+        }
+        if let Some(file) = handle.and_then(|id| self.handles.file(id).ok()) {
+            return Ok(self.attr_of_file(ino, fs::fstat(&*file)?));
+        }
+        let _names = self.read_names();
+        let target = self.nodes().target(ino).ok_or(FsError::Moved)?;
+        let gone = match target {
+            Target::Orphan(file) => {
+                return Ok(self.attr_of_file(ino, fs::fstat(&*file)?));
+            }
+            Target::Gone => FsError::NotFound,
+            Target::Path(path, identity) => match self.layers.entry(&path)? {
+                Some(entry) if is_still(&entry, identity) => return Ok(self.attr(ino, &entry)),
+                Some(_) => FsError::Moved,
+                None => FsError::NotFound,
+            },
+        };
+        for handle in self.handles.of(ino) {
+            if let Handle::File(handle) = &*handle {
+                return Ok(self.attr_of_file(ino, fs::fstat(&*handle.file())?));
+            }
+        }
+        Err(gone)
+    }
+
+    pub(super) fn attr(&self, ino: u64, entry: &Entry) -> Attr {
+        let mut attr = self.attr_of_file(ino, entry.stat);
+        // A hard link of base is a file of its own here, and pins are hard links.
+        if entry.merged || entry.top != Which::Delta {
+            attr.nlink = if sys::is_dir(&entry.stat) && !entry.merged { attr.nlink } else { 1 };
+        }
+        attr
+    }
+
+    fn attr_of_file(&self, ino: u64, stat: Stat) -> Attr {
+        let (uid, gid) = self.owner.show((stat.st_uid, stat.st_gid));
+        Attr { ino, uid, gid, nlink: stat.st_nlink as u32, stat }
+    }
+
+    fn virtual_dir_attr(&self) -> Result<Attr, FsError> {
+        let mut stat = fs::fstat(self.layers.root(Which::Base))?;
+        stat.st_mode = FileType::Directory.as_raw_mode() | 0o555;
+        stat.st_nlink = 2;
+        Ok(self.attr_of_file(notices::DIRECTORY_INO, stat))
+    }
+
+    fn notice_attr(&self, notice: Notice) -> Result<Attr, FsError> {
+        let mut stat = fs::fstat(self.layers.root(Which::Base))?;
+        stat.st_mode = FileType::RegularFile.as_raw_mode() | 0o444;
+        stat.st_nlink = 1;
+        stat.st_blocks = 0;
+        stat.st_size =
+            if notice == Notice::GitIgnore { notices::GIT_IGNORE.len() as i64 } else { 0 };
+        Ok(self.attr_of_file(notices::ino(notice), stat))
+    }
+
+    /// The kernel has forgotten a node `count` times.
+    pub fn forget(&self, ino: u64, count: u64) {
+        if !notices::is_virtual(ino) {
+            self.nodes().forget(ino, count);
+        }
+    }
+
+    /// Opens a regular file for reading.
+    pub fn open_read(&self, ino: u64, flags: OFlags) -> Result<Opened, FsError> {
+        let (handle, path) = {
+            let _names = self.read_names();
+            let (file, path) = self.open_node(ino, read_flags(flags))?;
+            (self.handles.open_file(ino, false, file), path)
+        };
+        if let Some(path) = path {
+            self.note_read(&path);
+        }
+        Ok(Opened { handle, direct: false })
+    }
+
+    /// Tells the gate that this run has seen the version of `path` that the view shows.
+    pub(super) fn note_read(&self, path: &RelPath) {
+        if !self.is_scratch(path, false) {
+            self.gate.read(path);
+        }
+    }
+
+    /// Opens what a node stands for. The names are locked.
+    pub(super) fn open_node(
+        &self,
+        ino: u64,
+        flags: OFlags,
+    ) -> Result<(OwnedFd, Option<RelPath>), FsError> {
+        match self.nodes().target(ino).ok_or(FsError::Moved)? {
+            Target::Orphan(file) => Ok((
+                fs::open(sys::proc_path(&*file), flags & !OFlags::NOFOLLOW, Mode::empty())?,
+                None,
+            )),
+            Target::Gone => Err(FsError::NotFound),
+            Target::Path(path, identity) => {
+                let place = self.layers.place(&path)?;
+                let entry = place.entry()?.ok_or(FsError::NotFound)?;
+                let dir = place.dir.layer(entry.top).ok_or(FsError::NotFound)?;
+                let file = fs::openat(dir, &place.name, flags, Mode::empty())?;
+                let stat = fs::fstat(&file)?;
+                if (stat.st_dev, stat.st_ino) != identity {
+                    return Err(FsError::Moved);
+                }
+                Ok((file, Some(path)))
+            }
+        }
+    }
+
+    /// A handle on what a node stands for, of any kind, that is good for attributes.
+    pub(super) fn pin_node(&self, ino: u64) -> Result<OwnedFd, FsError> {
+        if notices::is_virtual(ino) {
+            return Err(FsError::Unsupported);
+        }
+        let _names = self.read_names();
+        match self.nodes().target(ino).ok_or(FsError::Moved)? {
+            Target::Orphan(file) => file.try_clone().map_err(os_error),
+            Target::Gone => Err(FsError::NotFound),
+            Target::Path(path, _) => self.pin_path(&path),
+        }
+    }
+
+    /// A handle on what is at `path`. The names are locked.
+    pub(super) fn pin_path(&self, path: &RelPath) -> Result<OwnedFd, FsError> {
+        if path.is_root() {
+            return self.layers.root(Which::Delta).try_clone_to_owned().map_err(os_error);
+        }
+        let place = self.layers.place(path)?;
+        let entry = place.entry()?.ok_or(FsError::NotFound)?;
+        let dir = place.dir.layer(entry.top).ok_or(FsError::NotFound)?;
+        Ok(sys::pin_at(dir, &place.name)?)
+    }
+
+    /// Opens a file of `.agentfs/`, with its text as it is now. May wait for the owner of the
+    /// workspace's state: never call it on a thread that serves the kernel, but for `.gitignore`.
+    pub fn open_notice(&self, notice: Notice) -> Opened {
+        let text = match notice {
+            Notice::GitIgnore => notices::GIT_IGNORE.to_owned(),
+            other => self.gate.notice(other),
+        };
+        Opened { handle: self.handles.open_notice(text), direct: true }
+    }
+
+    /// The notice with this number, if it is one.
+    pub fn notice(ino: u64) -> Option<Notice> {
+        notices::by_ino(ino)
+    }
+
+    /// Reads at most `size` bytes at `offset`; fewer only at the end.
+    pub fn read(&self, handle: u64, offset: u64, size: usize) -> Result<Vec<u8>, FsError> {
+        let handle = self.handles.get(handle)?;
+        let file = match &*handle {
+            Handle::File(file) => file.file(),
+            Handle::Notice(text) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
+                let end = start.saturating_add(size).min(text.len());
+                return Ok(text[start..end].to_vec());
+            }
+            Handle::Dir(_) => return Err(FsError::IsDirectory),
+        };
+        let mut data = Vec::with_capacity(size);
+        while data.len() < size {
+            let at = offset + data.len() as u64;
+            let read = rustix::io::retry_on_intr(|| {
+                rustix::io::pread(&*file, rustix::buffer::spare_capacity(&mut data), at)
+            })?;
+            if read == 0 {
+                break;
+            }
+        }
+        Ok(data)
+    }
+
+    /// The text of a symbolic link.
+    pub fn readlink(&self, ino: u64) -> Result<OsString, FsError> {
+        Ok(sys::link_text(self.pin_node(ino)?)?)
+    }
+
+    /// Where the next data or hole begins.
+    pub fn seek(&self, handle: u64, from: SeekFrom) -> Result<u64, FsError> {
+        Ok(fs::seek(&*self.handles.file(handle)?, from)?)
+    }
+
+    /// Space and inodes of the file system that takes the agent's changes.
+    pub fn statfs(&self) -> Result<StatVfs, FsError> {
+        Ok(fs::fstatvfs(self.layers.root(Which::Delta))?)
+    }
+
+    /// Closes a file or directory.
+    pub fn close(&self, handle: u64) {
+        self.handles.close(handle);
+    }
+
+    /// Opens a directory. Its names are taken when it is first read.
+    pub fn open_dir(&self, ino: u64) -> u64 {
+        self.handles.open_dir(ino)
+    }
+
+    /// The names of an open directory, taken anew if `rewind`; `.` and `..` are the caller's.
+    pub fn list(&self, handle: u64, rewind: bool) -> Result<DirList, FsError> {
+        let open = self.handles.get(handle)?;
+        let Handle::Dir(dir) = &*open else { return Err(FsError::NotDirectory) };
+        if dir.ino == notices::DIRECTORY_INO {
+            return Ok(DirList::Notices);
+        }
+        let mut listing = dir.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*listing {
+            Some(taken) if !rewind => Ok(DirList::Listing(taken.clone())),
+            _ => {
+                let taken = Arc::new(self.take_listing(dir.ino)?);
+                *listing = Some(taken.clone());
+                Ok(DirList::Listing(taken))
+            }
+        }
+    }
+
+    fn take_listing(&self, ino: u64) -> Result<Listing, FsError> {
+        let _names = self.read_names();
+        let path = self.path_of(ino)?;
+        let dir = self.layers.dir(&path)?;
+        let mut names = dir.list()?;
+        if path.is_root() {
+            names.retain(|name| name != notices::DIRECTORY);
+            names.push(OsString::from(notices::DIRECTORY));
+        }
+        names.sort();
+        Ok(Listing { path, dir, names })
+    }
+
+    /// Line `index` of a listing; none past the end. The kernel knows the node once more.
+    pub fn list_entry(&self, list: &DirList, index: usize) -> Result<Option<DirEntry>, FsError> {
+        let listing = match list {
+            DirList::Notices => {
+                let Some((notice, name)) = Notice::ALL.get(index) else { return Ok(None) };
+                let attr = Some(self.notice_attr(*notice)?);
+                return Ok(Some(DirEntry { name: OsString::from(name), attr }));
+            }
+            DirList::Listing(listing) => listing,
+        };
+        let Some(name) = listing.names.get(index).cloned() else { return Ok(None) };
+        if listing.path.is_root() && name == notices::DIRECTORY {
+            return Ok(Some(DirEntry { name, attr: Some(self.virtual_dir_attr()?) }));
+        }
+        let _names = self.read_names();
+        let path = listing.path.join(&name);
+        let place = Place { dir: listing.dir.clone(), name: name.clone() };
+        let attr = self.attr_at(&path, &place)?.map(|(attr, _)| attr);
+        Ok(Some(DirEntry { name, attr }))
+    }
+
+    /// The value of an extended attribute.
+    pub fn get_xattr(&self, ino: u64, name: &OsStr) -> Result<Vec<u8>, FsError> {
+        if super::delta::is_hidden(name) {
+            return Err(FsError::NoAttribute);
+        }
+        let file = self.pin_node(ino)?;
+        sys::xattr(file.as_fd(), name)?.ok_or(FsError::NoAttribute)
+    }
+
+    /// The names of the extended attributes, each with a NUL at its end.
+    pub fn list_xattr(&self, ino: u64) -> Result<Vec<u8>, FsError> {
+        let mut list = Vec::new();
+        for name in sys::xattr_names(self.pin_node(ino)?)? {
+            if !super::delta::is_hidden(&name) {
+                list.extend_from_slice(name.as_encoded_bytes());
+                list.push(0);
+            }
+        }
+        Ok(list)
+    }
+}
+
+/// A listing that has been taken.
+#[derive(Clone, Debug)]
+#[expect(private_interfaces, reason = "only handed back to the view")]
+pub enum DirList {
+    /// Of `.agentfs/`.
+    Notices,
+    /// Of a directory in the layers.
+    Listing(Arc<Listing>),
+}
+
+/// Whether the entry is what the node was bound to; a directory is while it is one.
+pub(super) fn is_still(entry: &Entry, identity: (u64, u64)) -> bool {
+    sys::is_dir(&entry.stat) || (entry.stat.st_dev, entry.stat.st_ino) == identity
+}
+
+/// What a process asked for, as far as it concerns the file on the host: offsets and direct
+/// input/output are between the process and the kernel.
+fn read_flags(flags: OFlags) -> OFlags {
+    (flags & (OFlags::NOATIME | OFlags::NONBLOCK)) | OFlags::NOFOLLOW | OFlags::CLOEXEC
+}
+
+pub(super) fn os_error(error: std::io::Error) -> FsError {
+    rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO).into()
+}

@@ -1,0 +1,188 @@
+//! Which paths are scratch: private to each agent, never locked, never in a change set.
+//!
+//! That is `.git`, what git ignores (the `.gitignore` files of base, `.git/info/exclude`), and
+//! what `agentfs.toml` names in the same syntax. What is below a scratch directory is scratch.
+//!
+//! Known corners: a *tracked* file that matches an ignore pattern is scratch here, though git
+//! follows its changes; and the user's global ignore file (`core.excludesFile`) is not read.
+
+use agentfs_core::RelPath;
+use ignore::Match;
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+/// Why the scratch paths can't be decided.
+#[derive(Debug, thiserror::Error)]
+pub enum ScratchError {
+    /// A pattern of `agentfs.toml`.
+    #[error("the scratch pattern {pattern:?} is not in gitignore's syntax: {reason}")]
+    Pattern {
+        /// Which.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Decides which paths are scratch. Reads ignore files when they have changed, and so may block
+/// for as long as reading a small file in base does.
+#[derive(Debug)]
+pub struct Scratch {
+    base: PathBuf,
+    configured: Gitignore,
+    files: Mutex<HashMap<PathBuf, Rules>>,
+}
+
+/// The rules of one ignore file as of one version of it; none if there is no file.
+#[derive(Clone, Debug)]
+struct Rules {
+    version: Option<(SystemTime, u64)>,
+    rules: Option<Arc<Gitignore>>,
+}
+
+impl Scratch {
+    /// For the workspace at `base`, with the `patterns` of its configuration.
+    pub fn new(base: &Path, patterns: &[String]) -> Result<Self, ScratchError> {
+        let refused = |pattern: &str, error: &ignore::Error| ScratchError::Pattern {
+            pattern: pattern.to_owned(),
+            reason: error.to_string(),
+        };
+        let mut builder = GitignoreBuilder::new(base);
+        for pattern in patterns {
+            builder.add_line(None, pattern).map_err(|error| refused(pattern, &error))?;
+        }
+        let configured = builder.build().map_err(|error| refused(&patterns.join("\n"), &error))?;
+        Ok(Self { base: base.to_owned(), configured, files: Mutex::new(HashMap::new()) })
+    }
+
+    /// Whether `path` is scratch; `is_dir` says what is or will be there.
+    pub fn is_scratch(&self, path: &RelPath, is_dir: bool) -> bool {
+        if path.components().any(|name| name == ".git") {
+            return true;
+        }
+        let mut chain: Vec<RelPath> = path.ancestors().filter(|path| !path.is_root()).collect();
+        chain.reverse();
+        let last = chain.len().saturating_sub(1);
+        chain.iter().enumerate().any(|(at, path)| self.is_ignored(path, is_dir || at < last))
+    }
+
+    /// What the patterns say of `path` itself: the nearest ignore file with an opinion decides.
+    fn is_ignored(&self, path: &RelPath, is_dir: bool) -> bool {
+        let full = self.base.join(path.to_path_buf());
+        match self.configured.matched(&full, is_dir) {
+            Match::Ignore(_) => return true,
+            Match::Whitelist(_) => return false,
+            Match::None => {}
+        }
+        for dir in path.ancestors().skip(1) {
+            let root = self.base.join(dir.to_path_buf());
+            let root = if dir.is_root() { self.base.clone() } else { root };
+            match self.verdict(&root, &root.join(".gitignore"), &full, is_dir) {
+                Match::Ignore(()) => return true,
+                Match::Whitelist(()) => return false,
+                Match::None => {}
+            }
+        }
+        let exclude = self.base.join(".git/info/exclude");
+        self.verdict(&self.base, &exclude, &full, is_dir).is_ignore()
+    }
+
+    fn verdict(&self, root: &Path, file: &Path, path: &Path, is_dir: bool) -> Match<()> {
+        match self.rules(root, file) {
+            Some(rules) => rules.matched(path, is_dir).map(|_| ()),
+            None => Match::None,
+        }
+    }
+
+    /// The rules of `file` as it is now; a symbolic link counts for nothing, as with git.
+    fn rules(&self, root: &Path, file: &Path) -> Option<Arc<Gitignore>> {
+        let version = std::fs::symlink_metadata(file)
+            .ok()
+            .filter(std::fs::Metadata::is_file)
+            .and_then(|stat| Some((stat.modified().ok()?, stat.len())));
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = files.get(file)
+            && known.version == version
+        {
+            return known.rules.clone();
+        }
+        let rules = version.map(|_| {
+            let mut builder = GitignoreBuilder::new(root);
+            if let Some(error) = builder.add(file) {
+                tracing::warn!(file = %file.display(), %error, "a line of an ignore file is skipped");
+            }
+            Arc::new(builder.build().unwrap_or_else(|_| Gitignore::empty()))
+        });
+        files.insert(file.to_owned(), Rules { version, rules: rules.clone() });
+        rules
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workspace(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    fn scratch(dir: &tempfile::TempDir, path: &str) -> bool {
+        let scratch = Scratch::new(dir.path(), &["*.sqlite".to_owned(), "/cache/".to_owned()]);
+        scratch.unwrap().is_scratch(&path.parse().unwrap(), path.ends_with('/'))
+    }
+
+    #[test]
+    fn what_git_ignores_is_scratch_with_all_below_it() {
+        let dir = workspace(&[
+            (".gitignore", "target/\n*.log\n!keep.log\n"),
+            ("sub/.gitignore", "!*.log\n/out\n"),
+            (".git/info/exclude", "private\n"),
+        ]);
+        for yes in [
+            ".git/HEAD",
+            "target/",
+            "target/debug/x",
+            "a.log",
+            "x/a.log",
+            "sub/out",
+            "sub/out/x",
+            "private",
+            "deep/private/x",
+            "db.sqlite",
+            "cache/x",
+            "module/.git/index",
+        ] {
+            assert!(scratch(&dir, yes), "{yes}");
+        }
+        for no in ["src/a.rs", "keep.log", "sub/a.log", "sub/x/out", "target", ".gitignore", "."] {
+            assert!(!scratch(&dir, no), "{no}");
+        }
+    }
+
+    #[test]
+    fn a_changed_ignore_file_counts_at_once() {
+        let dir = workspace(&[(".gitignore", "a\n")]);
+        let scratch = Scratch::new(dir.path(), &[]).unwrap();
+        assert!(scratch.is_scratch(&"a".parse().unwrap(), false));
+        std::fs::write(dir.path().join(".gitignore"), "something\n").unwrap();
+        assert!(!scratch.is_scratch(&"a".parse().unwrap(), false));
+        std::fs::remove_file(dir.path().join(".gitignore")).unwrap();
+        assert!(!scratch.is_scratch(&"something".parse().unwrap(), false));
+    }
+
+    #[test]
+    fn a_bad_pattern_is_named() {
+        let dir = workspace(&[]);
+        let error = Scratch::new(dir.path(), &["[z-a]".to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("\"[z-a]\""), "{error}");
+    }
+}

@@ -1,0 +1,1 @@
+//! Views on real directories, without a mount.

@@ -1,0 +1,424 @@
+//! What changes names and data: open for writing, create, link, unlink, write. Each path here has
+//! passed the gate: the [`Permit`] says so.
+
+use super::delta::Content;
+use super::error::FsError;
+use super::layers::{Entry, MergedDir, Place, Which};
+use super::read::{Attr, Opened};
+use super::{View, notices, sys};
+use crate::gate::Permit;
+use agentfs_core::RelPath;
+use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// Who makes something, and how it shall be.
+#[derive(Clone, Copy, Debug)]
+pub struct Creation {
+    /// Permission bits, the process's umask already taken off.
+    pub mode: u32,
+    /// The process's user, as the agent's kernel names it.
+    pub uid: u32,
+    /// The process's group.
+    pub gid: u32,
+}
+
+impl View {
+    /// Opens a regular file for writing; `path` is the one that the gate was asked for. Copies it
+    /// up first, and blocks as long as that takes.
+    pub fn open_write(
+        &self,
+        ino: u64,
+        path: Option<&RelPath>,
+        flags: OFlags,
+        _permit: &Permit,
+    ) -> Result<Opened, FsError> {
+        let truncate = flags.contains(OFlags::TRUNC);
+        if let Some(path) = path {
+            // It may have been renamed while the gate was asked.
+            if !self.paths_of(ino).contains(path) {
+                return Err(FsError::Moved);
+            }
+            self.copy_up(path, if truncate { Content::Drop } else { Content::Keep })?;
+        }
+        let handle = {
+            let _names = self.read_names();
+            let (file, _) = self.open_node(ino, write_flags(flags))?;
+            if truncate {
+                drop_set_id(&file)?;
+            }
+            self.handles.open_file(ino, true, file)
+        };
+        if let Some(path) = path
+            && !flags.contains(OFlags::WRONLY)
+        {
+            self.note_read(path);
+        }
+        Ok(Opened { handle, direct: false })
+    }
+
+    /// Makes a regular file and opens it; one that is there already is opened unless `O_EXCL`.
+    pub fn create(
+        &self,
+        path: &RelPath,
+        creation: Creation,
+        flags: OFlags,
+        permit: &Permit,
+    ) -> Result<(Attr, Opened), FsError> {
+        let made = self.make(path, creation, |dir, name, creation| {
+            let flags = write_flags(flags) | OFlags::CREATE | OFlags::EXCL;
+            let file = fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+            self.own(dir, name, creation, FileType::RegularFile)?;
+            Ok(file)
+        });
+        match made {
+            Ok((attr, file)) => {
+                let handle = self.handles.open_file(attr.ino, true, file);
+                Ok((attr, Opened { handle, direct: false }))
+            }
+            Err(FsError::Exists) if !flags.contains(OFlags::EXCL) => {
+                let attr = {
+                    let _names = self.read_names();
+                    let place = self.layers.place(path)?;
+                    self.attr_at(path, &place)?.ok_or(FsError::NotFound)?.0
+                };
+                let opened = self.open_write(attr.ino, Some(path), flags, permit);
+                match opened.and_then(|open| Ok((self.getattr(attr.ino, None)?, open))) {
+                    Ok(opened) => Ok(opened),
+                    Err(error) => {
+                        self.forget(attr.ino, 1);
+                        Err(error)
+                    }
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a file, FIFO, socket or device.
+    pub fn mknod(
+        &self,
+        path: &RelPath,
+        creation: Creation,
+        kind: FileType,
+        device: u64,
+        _permit: &Permit,
+    ) -> Result<Attr, FsError> {
+        if kind == FileType::CharacterDevice && device == 0 {
+            return Err(FsError::WhiteoutDevice);
+        }
+        let made = self.make(path, creation, |dir, name, creation| {
+            fs::mknodat(dir, name, kind, Mode::RUSR | Mode::WUSR, device)?;
+            self.own(dir, name, creation, kind)
+        });
+        Ok(made?.0)
+    }
+
+    /// Makes a symbolic link.
+    pub fn symlink(
+        &self,
+        path: &RelPath,
+        text: &OsStr,
+        creation: Creation,
+        _permit: &Permit,
+    ) -> Result<Attr, FsError> {
+        let made = self.make(path, creation, |dir, name, creation| {
+            fs::symlinkat(text, dir, name)?;
+            self.own(dir, name, creation, FileType::Symlink)
+        });
+        Ok(made?.0)
+    }
+
+    /// Makes a directory.
+    pub fn mkdir(
+        &self,
+        path: &RelPath,
+        creation: Creation,
+        _permit: &Permit,
+    ) -> Result<Attr, FsError> {
+        let _names = self.write_names();
+        let (dir, name) = self.vacant(path)?;
+        let parent = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
+        let mut creation = inherit(parent, creation)?;
+        if fs::fstat(parent)?.st_mode & Mode::SGID.as_raw_mode() != 0 {
+            creation.mode |= Mode::SGID.as_raw_mode();
+        }
+        let (staged, made) = self.delta.stage(|work, temp| {
+            fs::mkdirat(work, temp, Mode::RWXU)?;
+            self.own(work, temp, creation, FileType::Directory)?;
+            Ok(sys::pin_at(work, temp)?)
+        })?;
+        if sys::stat_at(parent, name)?.is_some() {
+            // The whiteout goes, and what it hid must stay hidden.
+            self.delta.set_opaque(made)?;
+            staged.exchange(parent, name)?;
+        } else {
+            staged.place(parent, name)?;
+        }
+        self.made(path)
+    }
+
+    /// Gives a file another name. `path` is a present name of the node.
+    pub fn link(&self, ino: u64, new: &RelPath, _permit: &Permit) -> Result<Attr, FsError> {
+        notices::refuse(new)?;
+        let path = self.path_of(ino)?;
+        self.copy_up(&path, Content::Keep)?;
+        let _names = self.write_names();
+        let source = self.layers.place(&path)?;
+        let from = source.dir.layer(Which::Delta).ok_or(FsError::Moved)?;
+        let (dir, name) = self.vacant(new)?;
+        let to = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
+        let (staged, ()) = self.delta.stage(|work, temp| {
+            Ok(fs::linkat(from, &source.name, work, temp, AtFlags::empty())?)
+        })?;
+        staged.place(to, name)?;
+        self.made(new)
+    }
+
+    /// Removes the name of anything but a directory.
+    pub fn unlink(&self, path: &RelPath, _permit: &Permit) -> Result<(), FsError> {
+        notices::refuse(path)?;
+        {
+            let _names = self.write_names();
+            let place = self.layers.place(path)?;
+            let entry = place.entry()?.ok_or(FsError::NotFound)?;
+            if sys::is_dir(&entry.stat) {
+                return Err(FsError::IsDirectory);
+            }
+            let orphan = self.keep_open(path, &place, &entry)?;
+            self.remove_name(path, &place, &entry)?;
+            self.nodes().detach(path, orphan);
+        }
+        self.forget_if_as_in_base(path);
+        Ok(())
+    }
+
+    /// Fails as [`View::rmdir`] would, without doing anything.
+    pub fn check_rmdir(&self, path: &RelPath) -> Result<(), FsError> {
+        notices::refuse(path)?;
+        let _names = self.read_names();
+        self.empty_dir(path).map(|_| ())
+    }
+
+    fn empty_dir(&self, path: &RelPath) -> Result<(Place, Entry), FsError> {
+        let place = self.layers.place(path)?;
+        let entry = place.entry()?.ok_or(FsError::NotFound)?;
+        if !sys::is_dir(&entry.stat) {
+            return Err(FsError::NotDirectory);
+        }
+        if !place.dir.descend(&place.name)?.is_empty()? {
+            return Err(FsError::NotEmpty);
+        }
+        Ok((place, entry))
+    }
+
+    /// Removes an empty directory, with the whiteouts that it may hold.
+    pub fn rmdir(&self, path: &RelPath, _permit: &Permit) -> Result<(), FsError> {
+        notices::refuse(path)?;
+        {
+            let _names = self.write_names();
+            let (place, entry) = self.empty_dir(path)?;
+            let orphan = self.keep_open(path, &place, &entry)?;
+            self.remove_name(path, &place, &entry)?;
+            self.nodes().detach(path, orphan);
+        }
+        self.forget_if_as_in_base(path);
+        Ok(())
+    }
+
+    /// Writes all of `data` through an open handle: that it is open for writing is the proof.
+    pub fn write(
+        &self,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+        drop_privileges: bool,
+    ) -> Result<(), FsError> {
+        let file = self.handles.writable(handle)?;
+        if drop_privileges {
+            drop_set_id(&file)?;
+        }
+        let mut done = 0;
+        while done < data.len() {
+            done += rustix::io::retry_on_intr(|| {
+                rustix::io::pwrite(&*file, &data[done..], offset + done as u64)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is still in memory to the disk.
+    pub fn fsync(&self, handle: u64, data_only: bool) -> Result<(), FsError> {
+        let file = self.handles.file(handle)?;
+        Ok(if data_only { fs::fdatasync(&*file) } else { fs::fsync(&*file) }?)
+    }
+
+    /// Writes the delta's part of a directory to the disk.
+    pub fn fsync_dir(&self, ino: u64) -> Result<(), FsError> {
+        let _names = self.read_names();
+        let Ok(path) = self.path_of(ino) else { return Ok(()) };
+        let dir = self.layers.dir(&path)?;
+        let Some(dir) = dir.layer(Which::Delta) else { return Ok(()) };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(fs::fsync(fs::openat(dir, c".", flags, Mode::empty())?)?)
+    }
+
+    /// Reserves or frees space through an open handle.
+    pub fn fallocate(
+        &self,
+        handle: u64,
+        mode: FallocateFlags,
+        offset: u64,
+        length: u64,
+    ) -> Result<(), FsError> {
+        Ok(fs::fallocate(&*self.handles.writable(handle)?, mode, offset, length)?)
+    }
+
+    /// Copies between two open handles without going through the process.
+    pub fn copy_range(
+        &self,
+        from: (u64, u64),
+        to: (u64, u64),
+        length: usize,
+    ) -> Result<usize, FsError> {
+        let source = self.handles.file(from.0)?;
+        let target = self.handles.writable(to.0)?;
+        let (mut read_at, mut write_at) = (from.1, to.1);
+        let copied = fs::copy_file_range(
+            &*source,
+            Some(&mut read_at),
+            &*target,
+            Some(&mut write_at),
+            length,
+        )?;
+        Ok(copied)
+    }
+
+    /// Where `path` can be made: its directory, copied up, in which the view shows nothing at
+    /// that name. The names are locked for writing.
+    pub(super) fn vacant<'a>(&self, path: &'a RelPath) -> Result<(MergedDir, &'a OsStr), FsError> {
+        notices::refuse(path)?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(FsError::Exists);
+        };
+        if self.layers.place(path)?.entry()?.is_some() {
+            return Err(FsError::Exists);
+        }
+        Ok((self.delta.ensure_dir(&self.layers, &parent)?, name))
+    }
+
+    /// Makes something that is no directory, in the work directory, and moves it into place.
+    fn make<T>(
+        &self,
+        path: &RelPath,
+        creation: Creation,
+        make: impl FnOnce(BorrowedFd<'_>, &OsStr, Creation) -> Result<T, FsError>,
+    ) -> Result<(Attr, T), FsError> {
+        let _names = self.write_names();
+        let (dir, name) = self.vacant(path)?;
+        let parent = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
+        let creation = inherit(parent, creation)?;
+        let (staged, made) = self.delta.stage(|work, temp| make(work, temp, creation))?;
+        staged.place(parent, name)?;
+        Ok((self.made(path)?, made))
+    }
+
+    /// Owner and mode of something new.
+    fn own(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        creation: Creation,
+        kind: FileType,
+    ) -> Result<(), FsError> {
+        if self.delta.privileged() {
+            let (uid, gid) = self.owner.on_host((creation.uid, creation.gid));
+            let (uid, gid) = (fs::Uid::from_raw(uid), fs::Gid::from_raw(gid));
+            fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        if kind != FileType::Symlink {
+            fs::chmodat(dir, name, Mode::from_raw_mode(creation.mode & 0o7777), AtFlags::empty())?;
+        }
+        Ok(())
+    }
+
+    /// The attributes of what has just been made. The names are locked.
+    fn made(&self, path: &RelPath) -> Result<Attr, FsError> {
+        let place = self.layers.place(path)?;
+        Ok(self.attr_at(path, &place)?.ok_or(FsError::NotFound)?.0)
+    }
+
+    /// A handle that outlives the name, if the kernel knows the node. The names are locked.
+    pub(super) fn keep_open(
+        &self,
+        path: &RelPath,
+        place: &Place,
+        entry: &Entry,
+    ) -> Result<Option<Arc<OwnedFd>>, FsError> {
+        if self.nodes().ino(path).is_none() {
+            return Ok(None);
+        }
+        let dir = place.dir.layer(entry.top).ok_or(FsError::NotFound)?;
+        Ok(Some(Arc::new(sys::pin_at(dir, &place.name)?)))
+    }
+
+    /// Takes a name out of the view: out of the delta, and with a whiteout where a lower layer
+    /// has it too. The names are locked for writing.
+    pub(super) fn remove_name(
+        &self,
+        path: &RelPath,
+        place: &Place,
+        entry: &Entry,
+    ) -> Result<(), FsError> {
+        let name = place.name.as_os_str();
+        let lower = place.dir.lower_entry(name)?.is_some();
+        match place.dir.layer(Which::Delta).filter(|_| entry.top == Which::Delta) {
+            Some(delta) if lower => self.delta.cover(delta, name),
+            Some(delta) => Ok(sys::remove_all(delta, name)?),
+            None => {
+                let parent = path.parent().ok_or(FsError::Invalid)?;
+                let dir = self.delta.ensure_dir(&self.layers, &parent)?;
+                let delta = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
+                Ok(sys::make_whiteout(delta, name)?)
+            }
+        }
+    }
+
+    /// Tells the gate if there is nothing left to claim at `path`.
+    pub(super) fn forget_if_as_in_base(&self, path: &RelPath) {
+        let nowhere = |which| matches!(self.layers.stat_in(which, path), Ok(None));
+        if nowhere(Which::Delta) && nowhere(Which::Base) && !self.is_scratch(path, false) {
+            self.gate.forget(path);
+        }
+    }
+}
+
+/// A directory with the set-group-id bit gives its group to what is made in it.
+fn inherit(parent: BorrowedFd<'_>, creation: Creation) -> Result<Creation, FsError> {
+    let stat = fs::fstat(parent)?;
+    if stat.st_mode & Mode::SGID.as_raw_mode() == 0 {
+        return Ok(creation);
+    }
+    Ok(Creation { gid: stat.st_gid, ..creation })
+}
+
+/// What a process asked for, as far as it concerns the file on the host: the kernel says where
+/// each write goes, also with `O_APPEND`, and reads through a write handle for mappings.
+fn write_flags(flags: OFlags) -> OFlags {
+    let kept = OFlags::ACCMODE | OFlags::TRUNC | OFlags::SYNC | OFlags::DSYNC;
+    (flags & kept) | OFlags::NOFOLLOW | OFlags::CLOEXEC
+}
+
+/// A changed program loses its set-id bits, as the kernel would see to if the process wrote to
+/// the host's file itself.
+pub(super) fn drop_set_id(file: impl AsFd) -> Result<(), FsError> {
+    let stat = fs::fstat(&file)?;
+    let executable_group = stat.st_mode & 0o2010 == 0o2010;
+    let set_id =
+        Mode::SUID.as_raw_mode() | if executable_group { Mode::SGID.as_raw_mode() } else { 0 };
+    if stat.st_mode & set_id != 0 {
+        fs::fchmod(file, Mode::from_raw_mode(stat.st_mode & 0o7777 & !set_id))?;
+    }
+    Ok(())
+}

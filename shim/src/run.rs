@@ -1,0 +1,314 @@
+//! `agentshim run`: asks the daemon for a run, runs the command in its sandbox, reports the end.
+
+use crate::cli::{Confine, Run};
+use crate::error::SandboxError;
+use crate::plan::{Plan, Stdio};
+use crate::sandbox::{Ended, Sandbox};
+use crate::signals::{Interrupted, Signals};
+use crate::spec::{Spec, SpecError};
+use crate::{summary, terminal};
+use agentfs_api::types::{EndRun, RunSummary, StartRun, StartedRun};
+use agentfs_api::{ApiError, Client, LocateError, Workspace};
+use agentfs_core::machine::Exit;
+use agentfs_core::unit::InvalidUnit;
+use agentfs_core::{RelPath, RunId, WorkUnit};
+use nix::errno::Errno;
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// The exit status of failures that are not the command's.
+const OWN_FAILURE: u8 = 125;
+/// The exit status where the command's file can't be executed.
+const NOT_EXECUTABLE: u8 = 126;
+/// The exit status where there is no such command.
+const NOT_FOUND: u8 = 127;
+
+/// Why a run did not come to its command's end. Each is one sentence for people.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is no current directory.
+    #[error("the current directory can't be used: {0}; change to one that exists")]
+    CurrentDirectory(std::io::Error),
+    /// The signals could not be taken.
+    #[error("signals can't be passed on: {0}")]
+    Signals(Errno),
+    /// No workspace here.
+    #[error(transparent)]
+    Locate(#[from] LocateError),
+    /// The daemon refused or is not there.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// A claim that is none.
+    #[error(transparent)]
+    Unit(#[from] InvalidUnit),
+    /// A claim elsewhere.
+    #[error("{claim:?} is outside the workspace {}; claim a path in it", root.display())]
+    ClaimOutside {
+        /// What was asked for.
+        claim: String,
+        /// The workspace.
+        root: PathBuf,
+    },
+    /// A description that is none.
+    #[error("{} does not describe a sandbox: {why}", path.display())]
+    Description {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Nothing to plan a sandbox from.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// No sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The command could not be executed.
+    #[error("{command}: {}", why_not_executed(*cause))]
+    NotExecuted {
+        /// Its name.
+        command: String,
+        /// Why.
+        cause: Errno,
+    },
+    /// A signal came before the command was there.
+    #[error("interrupted before the command started")]
+    Interrupted(i32),
+}
+
+impl RunError {
+    /// The exit status for it.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::NotExecuted { cause: Errno::ENOENT | Errno::ENOTDIR, .. } => NOT_FOUND,
+            Self::NotExecuted { .. } => NOT_EXECUTABLE,
+            Self::Interrupted(signal) => status_of(Exit::Signal(*signal)),
+            _ => OWN_FAILURE,
+        })
+    }
+}
+
+fn why_not_executed(cause: Errno) -> &'static str {
+    match cause {
+        Errno::ENOENT | Errno::ENOTDIR => {
+            "not found inside the sandbox; give a command that PATH finds, or its path"
+        }
+        Errno::EACCES | Errno::EPERM => "can't be executed; see its permissions with `ls -l`",
+        Errno::ENOEXEC => {
+            "is no program for this machine; a script needs a first line such as #!/bin/sh"
+        }
+        Errno::E2BIG => "has too long a command line or environment; shorten it",
+        other => other.desc(),
+    }
+}
+
+/// `agentshim run`.
+pub fn run(args: Run) -> Result<ExitCode, RunError> {
+    let signals = Signals::take().map_err(RunError::Signals)?;
+    let cwd = std::env::current_dir().map_err(RunError::CurrentDirectory)?;
+    let workspace = Workspace::containing(&cwd)?;
+    let request = StartRun {
+        agent: args.agent,
+        argv: args.argv.iter().map(|arg| arg.to_string_lossy().into_owned()).collect(),
+        claims: claims(&args.claims, &workspace, &cwd)?,
+        unclaimed: args.unclaimed,
+        wait: args.wait,
+        pid: std::process::id(),
+    };
+    let place = workspace.clone();
+    // The daemon may take as long as the queue is; Ctrl-C must end that.
+    let (client, started) = signals
+        .unless_interrupted(move || -> Result<_, ApiError> {
+            let client = Client::connect_or_start(&place)?;
+            let started = client.start_run(&request)?;
+            Ok((client, started))
+        })
+        .map_err(|Interrupted(signal)| RunError::Interrupted(signal))??;
+    if !args.quiet {
+        anstream::eprintln!("{}", summary::start(&started));
+    }
+    let heartbeat = Heartbeat::start(client.clone(), started.run, started.heartbeat.0);
+    let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals);
+    drop(heartbeat);
+    let report = end(&client, started.run, ended.as_ref(), args.quiet, args.json);
+    let code = exit_code(&args.argv, ended);
+    if let Err(error) = report {
+        anstream::eprintln!(
+            "agentshim: the run's end was not recorded: {error}; its changes are kept, see `agentctl recover`"
+        );
+    }
+    code
+}
+
+/// `agentshim confine`: the same sandbox without a daemon.
+pub fn confine(args: &Confine) -> Result<ExitCode, RunError> {
+    let signals = Signals::take().map_err(RunError::Signals)?;
+    let wrong = |why: String| RunError::Description { path: args.started.clone(), why };
+    let json = std::fs::read(&args.started).map_err(|error| wrong(error.to_string()))?;
+    let started: StartedRun =
+        serde_json::from_slice(&json).map_err(|error| wrong(error.to_string()))?;
+    let workspace = Workspace::at(&started.root)?;
+    let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals);
+    exit_code(&args.argv, ended)
+}
+
+/// What of a workspace no sandbox may show.
+fn private(workspace: &Workspace) -> Vec<PathBuf> {
+    let above = |path: &Path| path.parent().map(Path::to_owned);
+    [above(&workspace.state_dir), above(&workspace.runtime_dir)].into_iter().flatten().collect()
+}
+
+fn confined(
+    started: &StartedRun,
+    argv: Vec<OsString>,
+    private: &[PathBuf],
+    signals: &Signals,
+) -> Result<Ended, RunError> {
+    let spec = Spec::gather(started, argv, private)?;
+    let stdio = if terminal::is_interactive() {
+        Stdio::Terminal { errors: std::io::stderr().is_terminal() }
+    } else {
+        Stdio::Inherited
+    };
+    let sandbox = Sandbox::launch(&Plan::of(&spec, stdio))?;
+    Ok(sandbox.supervise(signals)?)
+}
+
+/// Tells the daemon how it ended, and the user what that means.
+fn end(
+    client: &Client,
+    run: RunId,
+    ended: Result<&Ended, &RunError>,
+    quiet: bool,
+    json: bool,
+) -> Result<(), ApiError> {
+    let exit = match ended {
+        Ok(Ended::Ran(exit)) => *exit,
+        Ok(Ended::NotExecuted(Errno::ENOENT | Errno::ENOTDIR)) => Exit::Code(NOT_FOUND.into()),
+        Ok(Ended::NotExecuted(_)) => Exit::Code(NOT_EXECUTABLE.into()),
+        Err(_) => Exit::Code(OWN_FAILURE.into()),
+    };
+    let report = client.end_run(run, &EndRun { exit })?;
+    if json {
+        print_json(&report);
+    } else if !quiet {
+        anstream::eprint!("{}", summary::end(&report));
+    }
+    Ok(())
+}
+
+fn print_json(report: &RunSummary) {
+    match serde_json::to_string(report) {
+        Ok(text) => anstream::eprintln!("{text}"),
+        Err(error) => anstream::eprintln!("agentshim: the summary can't be written: {error}"),
+    }
+}
+
+fn exit_code(argv: &[OsString], ended: Result<Ended, RunError>) -> Result<ExitCode, RunError> {
+    match ended? {
+        Ended::Ran(exit) => Ok(ExitCode::from(status_of(exit))),
+        Ended::NotExecuted(cause) => {
+            let command = argv.first().map(|name| name.to_string_lossy().into_owned());
+            Err(RunError::NotExecuted { command: command.unwrap_or_default(), cause })
+        }
+    }
+}
+
+/// An exit as a shell would show it.
+fn status_of(exit: Exit) -> u8 {
+    match exit {
+        Exit::Code(code) => (code & 0xff) as u8,
+        Exit::Signal(number) => (128 + number).clamp(0, 255) as u8,
+        Exit::Lost => OWN_FAILURE,
+    }
+}
+
+/// Work units as the user names them: paths from where the user stands.
+fn claims(texts: &[String], workspace: &Workspace, cwd: &Path) -> Result<Vec<WorkUnit>, RunError> {
+    texts.iter().map(|text| claim(text, workspace, cwd)).collect()
+}
+
+fn claim(text: &str, workspace: &Workspace, cwd: &Path) -> Result<WorkUnit, RunError> {
+    let unit: Result<WorkUnit, InvalidUnit> = text.parse();
+    let make: fn(RelPath) -> WorkUnit = match unit {
+        Ok(unit @ (WorkUnit::Process(_) | WorkUnit::Resource(_))) => return Ok(unit),
+        // A path that is wrong from the root may be right from here.
+        Ok(_) | Err(InvalidUnit::Path(_)) if text.ends_with('/') => WorkUnit::Dir,
+        Ok(_) | Err(InvalidUnit::Path(_)) => WorkUnit::File,
+        Err(other) => return Err(other.into()),
+    };
+    match workspace.relative(cwd, Path::new(text)) {
+        Some(path) if path == RelPath::root() => Ok(WorkUnit::Dir(path)),
+        Some(path) => Ok(make(path)),
+        None => {
+            Err(RunError::ClaimOutside { claim: text.to_owned(), root: workspace.root.clone() })
+        }
+    }
+}
+
+/// Tells the daemon that the run lives, from a thread of its own, until it is dropped.
+struct Heartbeat {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Heartbeat {
+    fn start(client: Client, run: RunId, every: Duration) -> Self {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let every = every.max(Duration::from_millis(100));
+        let thread = std::thread::spawn(move || {
+            while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(every) {
+                // A daemon that restarts misses some of these and takes the next one.
+                if let Err(error) = client.heartbeat(run) {
+                    tracing::warn!(%error, "the daemon did not take a heartbeat");
+                }
+            }
+        });
+        Self { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It panics nowhere; if it did, the run's end is still to be reported.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workspace() -> Workspace {
+        Workspace { root: "/w".into(), state_dir: "/s/w-1".into(), runtime_dir: "/r/w-1".into() }
+    }
+
+    #[test]
+    fn claims_are_named_from_where_the_user_stands() {
+        let claimed = |cwd: &str, text: &str| {
+            claim(text, &workspace(), Path::new(cwd)).map(|unit| unit.to_string())
+        };
+        assert_eq!(claimed("/w", "src/a.rs").unwrap(), "src/a.rs");
+        assert_eq!(claimed("/w/src", "a.rs").unwrap(), "src/a.rs");
+        assert_eq!(claimed("/w/src", "../docs/").unwrap(), "docs/");
+        assert_eq!(claimed("/w/src", "/w/x").unwrap(), "x");
+        assert_eq!(claimed("/w", ".").unwrap(), "./");
+        assert_eq!(claimed("/w/src", "proc:build").unwrap(), "proc:build");
+        let error = claimed("/w/src", "../../x").unwrap_err().to_string();
+        assert_eq!(error, "\"../../x\" is outside the workspace /w; claim a path in it");
+    }
+
+    #[test]
+    fn an_exit_is_shown_as_a_shell_shows_it() {
+        assert_eq!(status_of(Exit::Code(7)), 7);
+        assert_eq!(status_of(Exit::Signal(15)), 143);
+        assert_eq!(status_of(Exit::Lost), 125);
+    }
+}
