@@ -40,25 +40,21 @@ macro_rules! programs {
     };
 }
 
-/// Each scenario as two tests: in a world of root's and in one of an unprivileged user's.
+/// Each scenario, a function of a [`World`], as two tests: in a world of root's and in one of an
+/// unprivileged user's. A scenario that is not listed is dead code, which the compiler refuses.
 #[macro_export]
 macro_rules! in_both_worlds {
-    ($($(#[$about:meta])* fn $name:ident($world:ident: &World) $body:block)+) => { $(
-        $(#[$about])*
-        mod $name {
-            #[allow(unused_imports, clippy::allow_attributes, reason = "a scenario may need none")]
-            use super::*;
-
-            fn scenario($world: &$crate::World) $body
-
+    ($($scenario:ident),+ $(,)?) => { $(
+        mod $scenario {
             #[test]
             fn as_root() {
-                scenario(&$crate::World::new($crate::User::Root, $crate::programs!()));
+                super::$scenario(&$crate::World::new($crate::User::Root, $crate::programs!()));
             }
 
             #[test]
             fn as_user() {
-                scenario(&$crate::World::new($crate::User::Unprivileged, $crate::programs!()));
+                let user = $crate::User::Unprivileged;
+                super::$scenario(&$crate::World::new(user, $crate::programs!()));
             }
         }
     )+ };

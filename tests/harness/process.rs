@@ -28,10 +28,7 @@ pub struct Cmd<'w> {
 }
 
 impl<'w> Cmd<'w> {
-    pub(crate) fn new(
-        world: &'w World,
-        argv: impl IntoIterator<Item = impl AsRef<OsStr>>,
-    ) -> Self {
+    pub(crate) fn new(world: &'w World, argv: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         Self {
             world,
             argv: argv.into_iter().map(|arg| arg.as_ref().to_owned()).collect(),
@@ -95,7 +92,8 @@ impl<'w> Cmd<'w> {
         if let Some(bytes) = &self.stdin {
             std::fs::write(&files.stdin, bytes).expect("the input can be written");
         }
-        let stdin = if self.stdin.is_some() { files.stdin.as_path() } else { Path::new("/dev/null") };
+        let stdin =
+            if self.stdin.is_some() { files.stdin.as_path() } else { Path::new("/dev/null") };
         let create = |path: &Path| File::create(path).expect("the output's file can be made");
         let (world, what) = (self.world, self.line());
         let mut command = self.command(&files.pid);
@@ -289,6 +287,11 @@ impl Done {
 impl std::fmt::Display for Done {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (what, code) = (&self.what, self.code());
-        write!(f, "`{what}` exited with {code}\n--- stdout\n{}\n--- stderr\n{}\n---", self.out(), self.err())
+        write!(
+            f,
+            "`{what}` exited with {code}\n--- stdout\n{}\n--- stderr\n{}\n---",
+            self.out(),
+            self.err()
+        )
     }
 }

@@ -55,7 +55,8 @@ impl<'w> Terminal<'w> {
     pub fn shows(&self, text: &str) {
         let what = format!("the screen shows {text:?}");
         let look = || self.screen().contains(text).then_some(());
-        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| eventually(&what, look)));
+        let found =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| eventually(&what, look)));
         assert!(found.is_ok(), "{what}, it has only:\n{}", self.screen());
     }
 

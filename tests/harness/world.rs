@@ -83,7 +83,7 @@ impl World {
         let dir = dir.expect("a directory for the world can be made");
         let at = |name: &str| dir.path().join(name);
         open_to_all(dir.path());
-        for name in ["bin", "repo", "home", "device", "files"] {
+        for name in ["bin", "repo", "home", "s", "r", "device", "files"] {
             fs::create_dir(at(name)).expect("the world's directories can be made");
             open_to_all(&at(name));
             if user == User::Unprivileged && name != "bin" {
@@ -149,8 +149,9 @@ impl World {
 
     /// The state directories of the workspaces that were served in this world.
     pub fn states(&self) -> Vec<PathBuf> {
-        let Ok(entries) = self.state_dir().read_dir() else { return Vec::new() };
-        entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+        let places = [self.state_dir(), self.home().join(".local/state/agentfs")];
+        let entries = places.iter().filter_map(|place| place.read_dir().ok()).flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
     }
 
     /// Any command, as the world's user, in the repository.

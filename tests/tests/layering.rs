@@ -55,7 +55,8 @@ fn users_of(name: &str, dir: &str) -> BTreeSet<String> {
 /// Whether a line that is no comment names the crate: `name::`, or `use name;`.
 fn uses(text: &str, name: &str) -> bool {
     let path = format!("{name}::");
-    let is_end = |before: &str| !before.ends_with(|c: char| c.is_alphanumeric() || "_:".contains(c));
+    let is_end =
+        |before: &str| !before.ends_with(|c: char| c.is_alphanumeric() || "_:".contains(c));
     text.lines().map(str::trim).filter(|line| !line.starts_with("//")).any(|line| {
         line.match_indices(&path).any(|(at, _)| is_end(&line[..at]))
             || line == format!("use {name};")
@@ -65,7 +66,8 @@ fn uses(text: &str, name: &str) -> bool {
 #[test]
 fn the_core_is_pure() {
     let core = dependencies("agentfs-core");
-    for impure in ["tokio", "fuser", "rusqlite", "libc", "nix", "rustix", "reqwest", "axum", "jiff"] {
+    for impure in ["tokio", "fuser", "rusqlite", "libc", "nix", "rustix", "reqwest", "axum", "jiff"]
+    {
         assert!(!core.contains(impure), "agentfs-core depends on {impure}");
     }
     for impure in ["std::fs", "std::net", "std::process", "std::thread", "std::env"] {
@@ -103,7 +105,10 @@ fn foreign_types_stay_at_the_edge() {
     assert_eq!(outside("fuser", "fs/src", "fuse/"), [""; 0]);
     assert_eq!(outside("rusqlite", "fs/src", "store/"), [""; 0]);
     assert_eq!(outside("axum", "fs/src", "server/"), [""; 0]);
-    assert_eq!(users_of("landlock", "shim/src").into_iter().collect::<Vec<_>>(), ["apply/landlock.rs"]);
+    assert_eq!(
+        users_of("landlock", "shim/src").into_iter().collect::<Vec<_>>(),
+        ["apply/landlock.rs"]
+    );
 }
 
 #[test]
