@@ -166,9 +166,13 @@ impl Owner {
         }
     }
 
-    /// Whether the run is alive.
-    pub fn is_live(&self, run: RunId) -> bool {
-        self.state().live_run(run).is_ok()
+    /// Ends a run whose shim is gone, unless the shim said before how it ended; says whether.
+    pub fn lose_run(&mut self, run: RunId) -> Result<bool, ServiceError> {
+        let live = self.state().live_run(run).is_ok();
+        if live {
+            self.end_run(run, Exit::Lost)?;
+        }
+        Ok(live)
     }
 
     /// What a new daemon does first: finishes applies that were cut off, ends runs whose shim is
