@@ -45,7 +45,7 @@ use handles::Handles;
 use layers::{Format, Layers};
 use nodes::{Facts, Nodes};
 use rustix::fs::{Mode, XattrFlags};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
