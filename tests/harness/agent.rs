@@ -86,9 +86,8 @@ impl Agent<'_> {
         let begun = Instant::now();
         while !self.has_told(what) {
             let ended = self.running.has_ended() && !self.has_told(what);
-            if ended || begun.elapsed() > DEADLINE {
-                panic!("{} never told {what:?}: {}", self.name, self.running);
-            }
+            let patient = !ended && begun.elapsed() < DEADLINE;
+            assert!(patient, "{} never told {what:?}: {}", self.name, self.running);
             std::thread::sleep(std::time::Duration::from_millis(15));
         }
     }
@@ -116,9 +115,8 @@ impl Agent<'_> {
             if let Some(mine) = queue.into_iter().find(|one| one.agent.as_str() == self.name) {
                 return mine;
             }
-            if self.running.has_ended() || begun.elapsed() > DEADLINE {
-                panic!("{} never waits: {}", self.name, self.running);
-            }
+            let patient = !self.running.has_ended() && begun.elapsed() < DEADLINE;
+            assert!(patient, "{} never waits: {}", self.name, self.running);
         }
     }
 

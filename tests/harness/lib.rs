@@ -9,6 +9,7 @@
 //! up after a deadline that only a defect can reach. Nothing is skipped: what a machine lacks for
 //! these tests is a failure that says so.
 #![forbid(unsafe_code)]
+#![expect(clippy::missing_panics_doc, reason = "a harness that can't go on fails the test")]
 
 mod agent;
 mod namespaces;
@@ -23,7 +24,6 @@ mod world;
 pub use agent::{Agent, Launch};
 pub use poll::{DEADLINE, eventually, promptly};
 pub use process::{Cmd, Done, Running};
-pub use said::Say;
 pub use terminal::Terminal;
 pub use tree::{Entry, Tree};
 pub use world::{Programs, User, World};

@@ -7,13 +7,14 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// What the namespaces' first process does: says its number on the host, makes the device that
-/// usual machines have (readable and writable for everybody), knows one more user, and then
-/// collects orphans until it is killed.
+/// What the namespaces' first process does: takes an empty `/run`, for a user makes the device
+/// that usual machines have (readable and writable for everybody) and one more line in passwd,
+/// says its number on the host, and then collects orphans until it is killed.
 const INIT: &str = r#"
 set -eu
 read -r pid rest </proc/self/stat
 mount -t proc proc /proc
+mount -t tmpfs -o mode=0755 agentfs-e2e /run
 if [ -n "$1" ]; then
     mount -t tmpfs -o mode=0755 agentfs-e2e "$1"
     mknod "$1/fuse" c 10 229

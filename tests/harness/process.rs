@@ -204,9 +204,7 @@ impl Running<'_> {
             if let Some(status) = self.child.try_wait().expect("the process can be looked at") {
                 break status;
             }
-            if begun.elapsed() > DEADLINE {
-                panic!("{self} does not end");
-            }
+            assert!(begun.elapsed() < DEADLINE, "{self} does not end");
             std::thread::sleep(std::time::Duration::from_millis(5));
         };
         let bytes = |path: &Path| std::fs::read(path).unwrap_or_default();
@@ -260,6 +258,7 @@ impl Done {
 
     /// Panics unless it exited with `code`.
     #[track_caller]
+    #[expect(clippy::return_self_not_must_use, reason = "the check is what it is called for")]
     pub fn exits(self, code: i32) -> Self {
         assert!(self.code() == code, "expected exit {code}: {self}");
         self

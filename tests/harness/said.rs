@@ -6,16 +6,11 @@ use crate::process::Done;
 const DUMPS: [&str; 7] =
     ["panicked", "Err(", "Some(", "Error {", "Os {", "kind:", "RUST_BACKTRACE"];
 
-/// Judges the words of a program that has refused.
-pub trait Say {
+impl Done {
     /// Panics unless standard error is one sentence that begins with the program's name and has
     /// each of `words` in it, and the program exited with `code`.
-    fn refuses(self, code: i32, words: &[&str]) -> Self;
-}
-
-impl Say for Done {
     #[track_caller]
-    fn refuses(self, code: i32, words: &[&str]) -> Self {
+    pub fn refuses(self, code: i32, words: &[&str]) {
         let done = self.exits(code);
         let said = done.err();
         let lines: Vec<&str> = said.lines().collect();
@@ -28,6 +23,5 @@ impl Say for Done {
         for word in words {
             assert!(said.contains(word), "{word:?} is missing: {done}");
         }
-        done
     }
 }

@@ -24,7 +24,7 @@ const WORLDS: &str = "/var/tmp";
 const USER: u32 = 61_234;
 
 /// What a world's repository begins with.
-const REPOSITORY: &str = r#"
+const REPOSITORY: &str = r"
 git init -q -b main .
 git config user.name Tester
 git config user.email tester@example.com
@@ -43,7 +43,7 @@ git add -A
 git commit -q -m 'The beginning'
 find . -path ./.git -prune -o -exec touch -h -d '2020-02-03 04:05:06.123456789' {} +
 git update-index -q --refresh
-"#;
+";
 
 /// Where the programs under test are: see [`crate::programs`].
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,6 @@
 //! Bad input everywhere gets one clear sentence, and an exit code that tells programs the same.
 
-use agentfs_tests::{Say, World, eventually, in_both_worlds};
+use agentfs_tests::{World, eventually, in_both_worlds};
 
 in_both_worlds!(
     what_is_no_workspace_is_refused,

@@ -1,7 +1,7 @@
 //! G5: a run reads and writes its view, its home and its /tmp, and behaves in all else as the
 //! command would without it: exit status, signals, streams, terminal.
 
-use agentfs_tests::{Say, Terminal, User, World, in_both_worlds};
+use agentfs_tests::{Terminal, User, World, in_both_worlds};
 
 in_both_worlds!(
     the_repository_is_at_its_own_path_and_the_rest_is_out_of_reach,

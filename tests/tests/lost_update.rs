@@ -18,12 +18,12 @@ fn a_stale_write_is_refused_until_the_new_version_was_read(world: &World) {
         .start("cat shared.txt >/dev/null; echo alice >>shared.txt; tell holds; await end; exit 0");
     alice.hears("holds");
     let mut bob = world.agent("bob").start(&format!(
-        r#"{WRITE_BACK}
+        r"{WRITE_BACK}
         cat shared.txt >~/read; tell read; await write
         write_back bob 2>~/first; echo $? >~/status
         write_back bob 2>~/second
         cat .agentfs/explain >~/why; tell refused; await again
-        cat shared.txt >~/read; write_back bob && tell wrote; exit 0"#
+        cat shared.txt >~/read; write_back bob && tell wrote; exit 0"
     ));
     bob.hears("read");
     bob.tells("write");
@@ -52,10 +52,10 @@ fn a_stale_write_is_refused_until_the_new_version_was_read(world: &World) {
 
 fn a_stale_write_is_refused_also_without_a_wait(world: &World) {
     let mut bob = world.agent("bob").start(&format!(
-        r#"{WRITE_BACK}
+        r"{WRITE_BACK}
         cat shared.txt >~/read; tell read; await write
         write_back bob 2>~/first && exit 9
-        cat shared.txt >~/read; write_back bob; exit $?"#
+        cat shared.txt >~/read; write_back bob; exit $?"
     ));
     bob.hears("read");
     world.agent("alice").run("echo alice >>shared.txt").exits(0);

@@ -26,7 +26,7 @@ fn different_files_are_edited_at_the_same_time(world: &World) {
     world.configure(MANUAL);
     let before = world.tree();
     let mut alice = world.agent("alice").start(&format!(
-        r#"{DESCRIBE}
+        r"{DESCRIBE}
         printf 'from alice\n' >>src/a.txt
         mkdir -p made/deep && printf 'new\n' >made/deep/file
         chmod 0600 made/deep/file
@@ -34,17 +34,17 @@ fn different_files_are_edited_at_the_same_time(world: &World) {
         chmod 0755 src/c.txt
         describe src/a.txt made/deep/file src/c.txt >~/described
         tell ready; await end
-        cat src/a.txt src/b.txt >~/seen; exit 0"#
+        cat src/a.txt src/b.txt >~/seen; exit 0"
     ));
     let mut bob = world.agent("bob").start(&format!(
-        r#"{DESCRIBE}
+        r"{DESCRIBE}
         printf '\0\1\2\377' >src/b.txt
         rm docs/image.bin
         ln -sfn src/a.txt docs/link
         mv tool.sh renamed.sh
         describe src/b.txt renamed.sh >~/described
         tell ready; await end
-        cat src/a.txt >~/seen; [ ! -e made ]"#
+        cat src/a.txt >~/seen; [ ! -e made ]"
     ));
     alice.hears("ready");
     bob.hears("ready");
