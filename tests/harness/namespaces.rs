@@ -47,12 +47,18 @@ impl Namespaces {
             .env("PATH", SYSTEM_PATH)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("unshare can be started");
         let mut said = String::new();
         let stdout = unshare.stdout.take().expect("it is piped");
         BufReader::new(stdout).read_line(&mut said).expect("the first process can be heard");
-        let init = said.trim().parse().expect("the first process has set its namespaces up");
+        let Ok(init) = said.trim().parse() else {
+            let complaint = unshare.wait_with_output().map(|done| done.stderr).unwrap_or_default();
+            panic!("no namespaces for the world: {}", String::from_utf8_lossy(&complaint));
+        };
+        // What it says when it is killed is of no interest.
+        drop(unshare.stderr.take());
         Self { unshare, init: Pid::from_raw(init) }
     }
 

@@ -10,6 +10,7 @@ in_both_worlds!(
     a_stale_write_is_refused_until_the_new_version_was_read,
     a_stale_write_is_refused_also_without_a_wait,
     a_stale_rename_over_a_file_is_refused_too,
+    twenty_increments_by_four_agents_make_twenty,
 );
 
 fn a_stale_write_is_refused_until_the_new_version_was_read(world: &World) {
@@ -76,6 +77,21 @@ fn a_stale_rename_over_a_file_is_refused_too(world: &World) {
     bob.tells("write");
     bob.finish().exits(0);
     assert_eq!(world.base("shared.txt"), "one\nalice\nbob\n");
+}
+
+fn twenty_increments_by_four_agents_make_twenty(world: &World) {
+    world.sh("echo 0 >count").ok();
+    let increment = "until n=$(cat count) && echo $((n + 1)) >count; do sleep 0.02; done";
+    let worker = |name: &str| {
+        let run = format!("agentshim run --quiet --agent {name} -- sh -c '{increment}' 2>&1");
+        world.sh(&format!("for turn in 1 2 3 4 5; do {run}; done")).start()
+    };
+    let workers = ["alice", "bob", "carol", "dave"].map(worker);
+    for worker in workers {
+        worker.finish().exits(0);
+    }
+    assert_eq!(world.base("count"), "20\n", "{}", world.ctl("log").ok());
+    assert!(world.recover().is_empty() && world.locks().is_empty());
 }
 
 /// What this is for: two processes on a plain directory do the same, and the first one's line is

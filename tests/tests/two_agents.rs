@@ -2,7 +2,7 @@
 //! their changes are applied, and then both there, byte for byte.
 
 use agentfs_api::types::{AgentState, Outcome};
-use agentfs_tests::{Tree, World, in_both_worlds};
+use agentfs_tests::{Tree, World, in_both_worlds, promptly};
 use std::path::Path;
 
 const MANUAL: &str = "publish = \"manual\"\n";
@@ -19,6 +19,7 @@ in_both_worlds!(
     different_files_are_edited_at_the_same_time,
     a_change_is_applied_by_itself_when_the_command_succeeds,
     a_human_s_edit_shows_through_and_is_never_overwritten,
+    a_human_s_edit_is_seen_in_files_that_were_read_before,
     a_view_stays_at_its_version_of_base,
 );
 
@@ -138,6 +139,27 @@ fn a_human_s_edit_shows_through_and_is_never_overwritten(world: &World) {
     assert!(refused.err().contains("shared.txt"), "{refused}");
     assert_eq!(world.base("shared.txt"), "also by hand\n", "the human's edit stays");
     assert_eq!(world.recover().len(), 1, "and so does the agent's");
+}
+
+fn a_human_s_edit_is_seen_in_files_that_were_read_before(world: &World) {
+    let mut alice = world
+        .agent("alice")
+        .start("cat src/a.txt src/b.txt >/dev/null; ls src >/dev/null; tell read; await end");
+    alice.hears("read");
+    world.sh("echo in place, and longer >src/a.txt").ok();
+    world.sh("echo replaced >src/b.new && mv src/b.new src/b.txt; echo new >src/new.txt").ok();
+    for (path, text) in [
+        ("src/a.txt", "in place, and longer\n"),
+        ("src/b.txt", "replaced\n"),
+        ("src/new.txt", "new\n"),
+    ] {
+        let file = world.view("alice").join(path);
+        promptly(&format!("{path} shows the edit"), || {
+            (world.cmd(["cat"]).arg(&file).run().out() == text).then_some(())
+        });
+    }
+    alice.tells("end");
+    alice.finish().exits(0);
 }
 
 fn a_view_stays_at_its_version_of_base(world: &World) {

@@ -17,6 +17,7 @@ in_both_worlds!(
     a_deadlock_is_refused_at_once,
     a_directory_claim_holds_all_below_it,
     a_run_waits_for_its_claims_before_it_starts,
+    units_are_claimed_and_released_by_hand,
 );
 
 fn the_second_writer_waits_and_goes_on_after_the_apply(world: &World) {
@@ -210,4 +211,29 @@ fn a_run_waits_for_its_claims_before_it_starts(world: &World) {
     assert!(refused.out().is_empty() && refused.err().contains("src/a.txt"), "{refused}");
     alice.tells("enough");
     alice.finish().exits(0);
+}
+
+fn units_are_claimed_and_released_by_hand(world: &World) {
+    for agent in ["alice", "bob"] {
+        world.agent(agent).run("true").exits(0);
+    }
+    let claimed = world.ctl("claim res:port-8080 src/ --agent alice").ok().out();
+    assert!(claimed.contains("res:port-8080") && claimed.contains("src/"), "{claimed}");
+    let units: Vec<String> = world.locks().iter().map(|lock| lock.unit.to_string()).collect();
+    assert_eq!(units, ["src/", "res:port-8080"]);
+    let late = world.ctl("claim res:port-8080 --agent bob --wait 1s").run().exits(5);
+    assert!(late.err().starts_with("agentctl: bob was refused res:port-8080"), "{late}");
+    assert!(late.err().contains("alice (r1) has held res:port-8080"), "{late}");
+
+    let waiting = world.ctl("claim src/a.txt --agent bob --wait 30s").start();
+    eventually("bob waits", || (world.queue().len() == 1).then_some(()));
+    let released = world.ctl("release src/ --agent alice").ok().out();
+    assert_eq!(released, "alice no longer holds src/\n");
+    waiting.finish().exits(0);
+    let holders: Vec<_> = world.locks().iter().map(|lock| lock.agent.to_string()).collect();
+    assert_eq!(holders, ["bob", "alice"]);
+    for shared in ["claim docs/ --shared --agent alice", "claim docs/ --shared --agent bob"] {
+        world.ctl(shared).ok();
+    }
+    world.ctl("claim docs/link --agent bob --wait 1s").run().exits(5);
 }
