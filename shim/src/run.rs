@@ -190,7 +190,7 @@ fn end(
         Ok(Ended::Ran(exit)) => *exit,
         Ok(Ended::NotExecuted(Errno::ENOENT | Errno::ENOTDIR)) => Exit::Code(NOT_FOUND.into()),
         Ok(Ended::NotExecuted(_)) => Exit::Code(NOT_EXECUTABLE.into()),
-        Err(_) => Exit::Code(OWN_FAILURE.into()),
+        Err(_) => Exit::NotStarted,
     };
     let report = client.end_run(run, &EndRun { exit })?;
     if json {
@@ -223,7 +223,7 @@ fn status_of(exit: Exit) -> u8 {
     match exit {
         Exit::Code(code) => (code & 0xff) as u8,
         Exit::Signal(number) => (128 + number).clamp(0, 255) as u8,
-        Exit::Lost => OWN_FAILURE,
+        Exit::Lost | Exit::NotStarted => OWN_FAILURE,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Leases and the queue.
 
+use super::agents::or_dash;
 use super::{Page, finished, table, time, units};
 use agentfs_api::types::{Blocker, Lock, Waiting};
 
@@ -12,7 +13,7 @@ pub fn locks(locks: &[Lock], page: &Page) -> String {
             lock.unit.to_string(),
             lock.mode.to_string(),
             lock.agent.to_string(),
-            lock.run.to_string(),
+            or_dash(lock.run),
             time::ago(page, lock.since),
             time::until(page, lock.expires),
             lock.waiters.to_string(),
@@ -67,7 +68,7 @@ mod tests {
             unit: unit.parse().unwrap(),
             mode: Mode::Exclusive,
             agent: "alice".parse().unwrap(),
-            run: RunId(7),
+            run: Some(RunId(7)),
             token: Token(3),
             since: seconds(988),
             expires: seconds(1_588),
@@ -104,7 +105,7 @@ mod tests {
             units: vec!["src/a.rs".parse().unwrap(), "src/b.rs".parse().unwrap()],
             mode: Mode::Exclusive,
             agent: "carol".parse().unwrap(),
-            run: RunId(9),
+            run: Some(RunId(9)),
             blockers: vec![blocker("alice", true), blocker("bob", false)],
             since: seconds(990),
             deadline: seconds(1_050),
