@@ -7,11 +7,12 @@
 //! STATE/agents/NAME/work/       overlayfs's work directory
 //! STATE/agents/NAME/pins/       old versions of base that the agent's view still shows
 //! STATE/agents/NAME/home/       the agent's home
+//! STATE/agents/NAME/kept/       private `.git`s of runs whose changes are settled, by next run
 //! ```
 
 use crate::view::Owner;
 use agentfs_api::Workspace;
-use agentfs_core::AgentName;
+use agentfs_core::{AgentName, RunId};
 use rustix::fs::{Gid, Mode, Uid};
 use std::fs::DirBuilder;
 use std::io;
@@ -32,6 +33,7 @@ pub struct AgentDirs {
     pub pins: PathBuf,
     /// Its home.
     pub home: PathBuf,
+    kept: PathBuf,
 }
 
 impl AgentDirs {
@@ -44,6 +46,7 @@ impl AgentDirs {
             work: dir.join("work"),
             pins: dir.join("pins"),
             home: dir.join("home"),
+            kept: dir.join("kept"),
         };
         for made in [&dirs.delta, &dirs.work, &dirs.pins, &dirs.home] {
             make_private(made)?;
@@ -55,6 +58,22 @@ impl AgentDirs {
             give(&dirs.delta, (root.uid(), root.gid()))?;
         }
         Ok(dirs)
+    }
+
+    /// Takes the private `.git` of earlier runs out of the delta, so that `run` begins with base's;
+    /// keeps it, because commits may be in it that are nowhere else (G4).
+    ///
+    /// Only for an agent without pending changes and without a live run.
+    pub fn set_git_aside(&self, run: RunId) -> io::Result<()> {
+        let git = self.delta.join(".git");
+        match git.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => {
+                make_private(&self.kept)?;
+                std::fs::rename(git, self.kept.join(format!("git-before-{run}")))
+            }
+        }
     }
 
     /// The delta of an agent, which may not exist.

@@ -18,7 +18,7 @@ pub fn is_alive(mark: &ProcessMark) -> bool {
 
 /// Whether the thread `tid` is gone or has a signal that would interrupt its system call.
 ///
-/// The kernel tells a FUSE daemon by FUSE_INTERRUPT, which `fuser` does not pass on; so whoever
+/// The kernel tells a FUSE daemon by `FUSE_INTERRUPT`, which `fuser` does not pass on; so whoever
 /// keeps a process waiting has to look.
 pub fn is_interrupted(tid: u32) -> bool {
     let thread = i32::try_from(tid).ok().and_then(|tid| Process::new(tid).ok());
@@ -26,7 +26,7 @@ pub fn is_interrupted(tid: u32) -> bool {
     status.is_none_or(|status| has_signal_to_take(&status))
 }
 
-/// Pending for the thread or its process, not blocked, not ignored (proc_pid_status(5)).
+/// Pending for the thread or its process, not blocked, not ignored (`proc_pid_status(5)`).
 fn has_signal_to_take(status: &Status) -> bool {
     (status.sigpnd | status.shdpnd) & !status.sigblk & !status.sigign != 0
 }

@@ -49,7 +49,9 @@ impl Signals {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Interrupted> {
         // The worker's end of the pipe is closed when it is done, however it ends.
-        let Ok((done, working)) = nix::unistd::pipe() else { return Ok(work()) };
+        // Nobody else may hold that end, least of all a daemon that is started meanwhile.
+        let pipe = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC);
+        let Ok((done, working)) = pipe else { return Ok(work()) };
         let worker = std::thread::spawn(move || {
             let _working = working;
             work()

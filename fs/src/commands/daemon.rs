@@ -6,7 +6,7 @@ use crate::layout;
 use crate::server::Server;
 use crate::service::{Service, Setup};
 use agentfs_api::{Client, Workspace};
-use procfs::process::Process;
+use procfs::process::{MountInfo, Process};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -32,13 +32,31 @@ pub(super) fn serve(
         // only where it already leads one.
         let _ = rustix::process::setsid();
     }
+    let served = prepare(&workspace, &mountpoint)
+        .and_then(|lock| live(lock, workspace, mountpoint, background));
+    match served {
+        Err(error) if background => {
+            say(&error.to_string());
+            Err(error)
+        }
+        served => served.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// The daemon's life, from the first listening to the last answer.
+fn live(
+    lock: OwnedFd,
+    workspace: Workspace,
+    mountpoint: PathBuf,
+    background: bool,
+) -> Result<(), CommandError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(CommandError::io("start", "agentfs"))?;
-    let served = runtime.block_on(async {
-        let daemon = Daemon::start(workspace, mountpoint).await?;
+    let ended = runtime.block_on(async {
+        let daemon = Daemon::start(lock, workspace, mountpoint).await?;
         if background {
             say(READY);
             let_go_of_stdout();
@@ -52,14 +70,7 @@ pub(super) fn serve(
     });
     // Not waited for: a task may still hold a system call that only its own end would end.
     runtime.shutdown_background();
-    match served {
-        Err(error) if background => {
-            tracing::error!(%error, "can't serve");
-            say(&error.to_string());
-            Err(error)
-        }
-        served => served.map(|()| ExitCode::SUCCESS),
-    }
+    ended
 }
 
 fn set_up_log(background: bool) {
@@ -95,19 +106,11 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn start(workspace: Workspace, mountpoint: PathBuf) -> Result<Self, CommandError> {
-        refuse_nesting(&workspace)?;
-        let lock = lock(&workspace)?;
-        for dir in [&workspace.state_dir, &workspace.runtime_dir, &mountpoint] {
-            layout::make_private(dir).map_err(CommandError::io("make the directory", dir))?;
-        }
-        require_ours(&workspace.runtime_dir)?;
-        let stale = views_under(&mountpoint);
-        for view in &stale {
-            tracing::info!(view = %view.display(), "unmounting what an earlier daemon left");
-            fuse::detach(view).map_err(CommandError::io("unmount", view))?;
-        }
-        refuse_busy(&mountpoint, &workspace)?;
+    async fn start(
+        lock: OwnedFd,
+        workspace: Workspace,
+        mountpoint: PathBuf,
+    ) -> Result<Self, CommandError> {
         let service = Service::start(Setup { workspace: workspace.clone(), mountpoint })?;
         let server = Server::start(service.clone(), workspace.clone()).await?;
         tracing::info!(root = %workspace.root.display(), "serving");
@@ -133,6 +136,26 @@ impl Daemon {
         tracing::info!("ended");
         Ok(())
     }
+}
+
+/// Makes sure that this daemon is the only one and that its directories are fit: with the lock
+/// of the workspace in hand, what an earlier daemon left can be cleared away.
+///
+/// Before tokio's runtime, because it may ask other daemons, which blocks.
+fn prepare(workspace: &Workspace, mountpoint: &Path) -> Result<OwnedFd, CommandError> {
+    refuse_nesting(workspace)?;
+    let lock = lock(workspace)?;
+    for dir in [&workspace.state_dir, &workspace.runtime_dir] {
+        layout::make_private(dir).map_err(CommandError::io("make the directory", dir))?;
+        require_ours(dir)?;
+    }
+    for view in views_under(mountpoint) {
+        tracing::info!(view = %view.display(), "unmounting what an earlier daemon left");
+        fuse::detach(&view).map_err(CommandError::io("unmount", &view))?;
+    }
+    layout::make_private(mountpoint).map_err(CommandError::io("make the directory", mountpoint))?;
+    refuse_busy(mountpoint, workspace)?;
+    Ok(lock)
 }
 
 /// Takes the lock of the workspace: a lock of its root directory itself, so that it holds among
@@ -219,6 +242,11 @@ fn views_around(dir: &Path) -> bool {
 fn mounts_of_views() -> Vec<PathBuf> {
     let mounts = Process::myself().and_then(|process| process.mountinfo());
     let mounts = mounts.map(|mounts| mounts.0).unwrap_or_default();
-    let views = mounts.into_iter().filter(|mount| mount.fs_type == fuse::FILE_SYSTEM_TYPE);
+    let is_view = |mount: &MountInfo| {
+        let source = mount.mount_source.as_ref();
+        mount.fs_type.starts_with("fuse")
+            && source.is_some_and(|s| s.starts_with(fuse::SOURCE_PREFIX))
+    };
+    let views = mounts.into_iter().filter(is_view);
     views.map(|mount| mount.mount_point).collect()
 }

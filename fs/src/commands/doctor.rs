@@ -150,18 +150,17 @@ fn sandbox() -> Vec<Check> {
 }
 
 fn describe(checks: &[Check]) -> String {
-    let mut text = String::new();
     let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
-    for Check { name, verdict, finding, remedy } in checks {
+    let lines = |Check { name, verdict, finding, remedy }: &Check| {
         let verdict = match verdict {
-            Verdict::Ok => "ok     ",
+            Verdict::Ok => "ok",
             Verdict::Limited => "limited",
             Verdict::Missing => "MISSING",
         };
-        text.push_str(&format!("{verdict}  {name:<width$}  {finding}\n"));
-        if let Some(remedy) = remedy {
-            text.push_str(&format!("{:9}{:<width$}  -> {remedy}\n", "", ""));
-        }
-    }
-    text
+        let found = format!("{verdict:<7}  {name:<width$}  {finding}\n");
+        let indent = " ".repeat(9 + width);
+        let remedy = remedy.as_ref().map(|remedy| format!("{indent}  -> {remedy}\n"));
+        found + &remedy.unwrap_or_default()
+    };
+    checks.iter().map(lines).collect()
 }

@@ -5,7 +5,7 @@ use super::error::CommandError;
 use crate::layout;
 use agentfs_api::Workspace;
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -38,21 +38,33 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where views go: absolute, and made if it is not there.
+/// Where views go: absolute. The daemon makes it if it is not there.
 fn mountpoint(workspace: &Workspace, given: Option<&Path>) -> Result<PathBuf, CommandError> {
     let Some(given) = given else { return Ok(workspace.default_mountpoint()) };
     let refused = |why: String| CommandError::Mountpoint { path: given.to_owned(), why };
-    if !given.exists() {
-        layout::make_private(given).map_err(|error| refused(error.to_string()))?;
-    }
-    let path = given.canonicalize().map_err(|error| refused(error.to_string()))?;
-    if !path.is_dir() {
-        return Err(refused("it is not a directory".to_owned()));
-    }
+    let path = resolve(given).map_err(|error| refused(error.to_string()))?;
     if path.starts_with(&workspace.root) || workspace.root.starts_with(&path) {
         return Err(refused("it must lie outside the workspace".to_owned()));
     }
-    Ok(path)
+    match path.metadata() {
+        Ok(found) if !found.is_dir() => Err(refused("it is not a directory".to_owned())),
+        Ok(_) => Ok(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Err(refused(format!(
+            "the daemon of what is mounted there has died; `fusermount3 -u -z {0}` (as root: `umount -l {0}`) frees it",
+            given.display()
+        ))),
+        Err(error) => Err(refused(error.to_string())),
+    }
+}
+
+/// The path without symbolic links, also when its last component does not exist yet.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Err(_), Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        (found, _, _) => found,
+    }
 }
 
 /// Starts the daemon in the background and waits until it serves or says why not.

@@ -12,7 +12,7 @@ mod probe;
 mod tests;
 mod workers;
 
-pub use mount::{FILE_SYSTEM_TYPE, MountError, MountedView, detach, mount};
+pub use mount::{MountError, MountedView, SOURCE_PREFIX, detach, mount};
 pub use probe::{Probed, probe};
 
 use crate::view::{self, Attr, Changes, Creation, DirList, FsError, Opened, View};

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-/// The type under which the kernel lists mounted views.
-pub const FILE_SYSTEM_TYPE: &str = "fuse.agentfs";
+/// What the source of every mounted view begins with in the kernel's list of mounts. (Its type is
+/// `fuse` or `fuse.agentfs`, depending on who mounted it.)
+pub const SOURCE_PREFIX: &str = "agentfs:";
 
 /// Why a view could not be mounted: what is missing, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +132,7 @@ pub fn mount(view: Arc<View>, mountpoint: &Path) -> Result<MountedView, MountErr
 fn config(view: &View) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
-        MountOption::FSName(format!("agentfs:{}", view.agent())),
+        MountOption::FSName(format!("{SOURCE_PREFIX}{}", view.agent())),
         MountOption::Subtype("agentfs".to_owned()),
         MountOption::DefaultPermissions,
         MountOption::NoDev,

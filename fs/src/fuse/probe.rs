@@ -1,6 +1,6 @@
 //! Whether views can be mounted here, found out by mounting an empty file system for a moment.
 
-use super::mount::{MountError, check_mountpoint, explain};
+use super::mount::{MountError, SOURCE_PREFIX, check_mountpoint, explain};
 use fuser::{Config, InitFlags, KernelConfig, MountOption, Request};
 use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -38,7 +38,7 @@ pub fn probe() -> Result<Probed, MountError> {
     check_mountpoint(dir.path())?;
     let (found, answer) = sync_channel(1);
     let mut config = Config::default();
-    config.mount_options = vec![MountOption::FSName("agentfs:probe".to_owned())];
+    config.mount_options = vec![MountOption::FSName(format!("{SOURCE_PREFIX}probe"))];
     let failed = |error| explain(dir.path(), error);
     let session = fuser::spawn_mount(Empty { found }, dir.path(), &config).map_err(failed)?;
     let probed = answer.recv_timeout(PATIENCE);

@@ -158,7 +158,7 @@ pub(super) async fn start_run(
     let started = context.service.ask(move |owner| owner.start_run(request)).await?;
     context.server.watch(started.run, pid);
     let ready = async {
-        context.server.listen_for(&started).await?;
+        context.server.listen_for(&started)?;
         if !claims.is_empty() {
             let request = ClaimRequest {
                 agent: started.agent.clone(),

@@ -5,7 +5,6 @@ use crate::layout;
 use crate::service::{Service, ServiceError};
 use agentfs_api::Workspace;
 use agentfs_api::types::StartedRun;
-use agentfs_core::machine::Exit;
 use agentfs_core::{AgentName, RunId};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -69,7 +68,7 @@ impl Server {
     }
 
     /// Listens on the socket of a run's agent, which belongs to the user that the agent runs as.
-    pub async fn listen_for(&self, started: &StartedRun) -> Result<(), ServiceError> {
+    pub fn listen_for(&self, started: &StartedRun) -> Result<(), ServiceError> {
         let new = {
             let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
             listening.insert(started.agent.clone())
@@ -116,13 +115,9 @@ impl Server {
             if ended.is_err() {
                 return;
             }
-            let lost = service.ask(move |owner| match owner.is_live(run) {
-                true => owner.end_run(run, Exit::Lost).map(Some),
-                false => Ok(None),
-            });
-            match lost.await {
-                Ok(Some(_)) => tracing::warn!(%run, "the shim vanished; the run is lost"),
-                Ok(None) | Err(ServiceError::Stopped) => {}
+            match service.ask(move |owner| owner.lose_run(run)).await {
+                Ok(true) => tracing::warn!(%run, "the shim vanished; the run is lost"),
+                Ok(false) | Err(ServiceError::Stopped) => {}
                 Err(error) => tracing::error!(%run, %error, "a lost run could not be ended"),
             }
         });

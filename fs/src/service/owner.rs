@@ -114,7 +114,7 @@ impl Owner {
     }
 
     fn until_next_tick(&self) -> Duration {
-        let longest = Duration::from_secs(3_600);
+        let longest = Duration::from_hours(1);
         let deadline = self.state().next_deadline().map(|at| at.since(self.clock.now()));
         // A deadline in milliseconds is reached one after it is rounded to.
         let next = deadline.map_or(longest, |left| left + Duration::from_millis(1));
@@ -187,7 +187,9 @@ impl Owner {
                 }
             }
         }
-        answers.into_iter().for_each(|answer| answer());
+        for answer in answers {
+            answer();
+        }
         true
     }
 

@@ -35,7 +35,7 @@ impl Owner {
         let StartRun { agent, argv, .. } = request;
         let started = self.command(Command::StartRun { agent, argv, policy, process })?;
         let Reply::Started(run, agent) = started else { return Err(ServiceError::Stopped) };
-        match self.serve(&agent) {
+        match self.begin_view(run, &agent) {
             Ok(dirs) => Ok(self.started(run, agent, dirs)),
             Err(error) => {
                 let why = error.to_string();
@@ -43,6 +43,17 @@ impl Owner {
                 Err(error)
             }
         }
+    }
+
+    /// The view of a run that begins: with base's `.git`, unless changes are still pending that the
+    /// agent's own may belong to.
+    fn begin_view(&mut self, run: RunId, agent: &AgentName) -> Result<AgentDirs, ServiceError> {
+        if self.state().agent(agent)?.based.is_empty() {
+            let dirs = self.open_view(agent)?;
+            let aside = dirs.set_git_aside(run);
+            aside.map_err(ServiceError::io("set aside the old .git in", &dirs.delta))?;
+        }
+        self.serve(agent)
     }
 
     fn started(&self, run: RunId, agent: AgentName, dirs: AgentDirs) -> StartedRun {
@@ -166,9 +177,13 @@ impl Owner {
         }
     }
 
-    /// Whether the run is alive.
-    pub fn is_live(&self, run: RunId) -> bool {
-        self.state().live_run(run).is_ok()
+    /// Ends a run whose shim is gone, unless the shim said before how it ended; says whether.
+    pub fn lose_run(&mut self, run: RunId) -> Result<bool, ServiceError> {
+        let live = self.state().live_run(run).is_ok();
+        if live {
+            self.end_run(run, Exit::Lost)?;
+        }
+        Ok(live)
     }
 
     /// What a new daemon does first: finishes applies that were cut off, ends runs whose shim is
