@@ -7,7 +7,7 @@ use agentfs_core::RelPath;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom as Position, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
@@ -76,10 +76,22 @@ impl Gate for TestGate {
     }
 }
 
+struct TestGuard(Arc<TestGate>);
+
 struct Mounted {
+    _guard: TestGuard,
     dir: tempfile::TempDir,
     gate: Arc<TestGate>,
     mounted: MountedView,
+}
+
+impl Drop for TestGuard {
+    /// A test that fails must not leave threads that wait for the gate: they can't be killed.
+    fn drop(&mut self) {
+        for answer in self.0.waiting.lock().unwrap_or_else(|lock| lock.into_inner()).drain(..) {
+            answer(Err(Refusal::Closed));
+        }
+    }
 }
 
 impl Mounted {
@@ -137,7 +149,7 @@ fn mounted_as(base: &[(&str, &str)], owner: Owner) -> Mounted {
     };
     let view = View::open(spec, gate.clone()).unwrap();
     let mounted = mount(view, &path("mnt")).unwrap();
-    Mounted { dir, gate, mounted }
+    Mounted { _guard: TestGuard(gate.clone()), dir, gate, mounted }
 }
 
 fn errno(result: std::io::Result<impl Sized>) -> i32 {
