@@ -218,6 +218,14 @@ impl View {
         }
     }
 
+    /// Whether `path` still shows the file that the node stands for.
+    pub(super) fn is_current(&self, ino: u64, path: &RelPath) -> Result<bool, FsError> {
+        let _names = self.read_names();
+        let Some(Target::Path(_, identity)) = self.nodes().target(ino) else { return Ok(true) };
+        let entry = self.layers.entry(path)?.ok_or(FsError::NotFound)?;
+        Ok(is_still(&entry, identity))
+    }
+
     /// Opens what a node stands for. The names are locked.
     pub(super) fn open_node(
         &self,

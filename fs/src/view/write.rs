@@ -36,8 +36,9 @@ impl View {
     ) -> Result<Opened, FsError> {
         let truncate = flags.contains(OFlags::TRUNC);
         if let Some(path) = path {
-            // It may have been renamed while the gate was asked.
-            if !self.paths_of(ino).contains(path) {
+            // It may have been renamed while the gate was asked, or replaced in base. That must be
+            // found out before the copy, which may get the inode number of the file that is gone.
+            if !self.paths_of(ino).contains(path) || !self.is_current(ino, path)? {
                 return Err(FsError::Moved);
             }
             self.copy_up(path, if truncate { Content::Drop } else { Content::Keep })?;

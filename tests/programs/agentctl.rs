@@ -1,0 +1,5 @@
+//! `agentctl` as users have it, built with the suites.
+
+fn main() -> std::process::ExitCode {
+    agentctl::run()
+}

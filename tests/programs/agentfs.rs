@@ -1,0 +1,5 @@
+//! `agentfs` as users have it, built with the suites.
+
+fn main() -> std::process::ExitCode {
+    agentfs::run()
+}

@@ -1,0 +1,5 @@
+//! `agentshim` as users have it, built with the suites.
+
+fn main() -> std::process::ExitCode {
+    agentshim::run()
+}

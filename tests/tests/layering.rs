@@ -1,0 +1,120 @@
+//! The dependency rules of the design: who may know what.
+
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().expect("the crate lies in the workspace").to_owned()
+}
+
+/// The names of what a member of the workspace depends on, tests apart.
+fn dependencies(member: &str) -> BTreeSet<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let said = Command::new(cargo)
+        .args(["metadata", "--format-version=1", "--no-deps", "--locked", "--offline"])
+        .current_dir(root())
+        .output()
+        .expect("cargo can be run");
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let metadata: Value = serde_json::from_slice(&said.stdout).expect("metadata is JSON");
+    let packages = metadata["packages"].as_array().expect("there are packages");
+    let package = packages.iter().find(|package| package["name"] == member);
+    let all = package.unwrap_or_else(|| panic!("no member is called {member}"))["dependencies"]
+        .as_array()
+        .expect("there are dependencies");
+    let normal = all.iter().filter(|dependency| dependency["kind"] != "dev");
+    normal.filter_map(|dependency| dependency["name"].as_str().map(str::to_owned)).collect()
+}
+
+/// The source files below `dir` in which the crate `name` is used, relative to `dir`.
+fn users_of(name: &str, dir: &str) -> BTreeSet<String> {
+    let top = root().join(dir);
+    let mut found = BTreeSet::new();
+    let mut dirs = vec![top.clone()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).expect("the sources can be read") {
+            let path = entry.expect("the sources can be read").path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("the source can be read");
+                if uses(&text, name) {
+                    let path = path.strip_prefix(&top).expect("it is below");
+                    found.insert(path.display().to_string());
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Whether a line that is no comment names the crate: `name::`, or `use name;`.
+fn uses(text: &str, name: &str) -> bool {
+    let path = format!("{name}::");
+    let is_end =
+        |before: &str| !before.ends_with(|c: char| c.is_alphanumeric() || "_:".contains(c));
+    text.lines().map(str::trim).filter(|line| !line.starts_with("//")).any(|line| {
+        line.match_indices(&path).any(|(at, _)| is_end(&line[..at]))
+            || line == format!("use {name};")
+    })
+}
+
+#[test]
+fn the_core_is_pure() {
+    let core = dependencies("agentfs-core");
+    for impure in ["tokio", "fuser", "rusqlite", "libc", "nix", "rustix", "reqwest", "axum", "jiff"]
+    {
+        assert!(!core.contains(impure), "agentfs-core depends on {impure}");
+    }
+    for impure in ["std::fs", "std::net", "std::process", "std::thread", "std::env"] {
+        let users = users_of(impure, "fs/core/src");
+        assert!(users.is_empty(), "{impure} in agentfs-core: {users:?}");
+    }
+    for clock in ["SystemTime", "Instant"] {
+        let users = users_of(clock, "fs/core/src");
+        assert!(users.is_empty(), "the core reads the time by {clock}: {users:?}");
+    }
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let none_of = |member: &str, forbidden: &[&str]| {
+        let all = dependencies(member);
+        for name in forbidden {
+            assert!(!all.contains(*name), "{member} depends on {name}");
+        }
+    };
+    none_of("agentfs-core", &["agentfs-api", "agentfs", "agentshim", "agentctl"]);
+    none_of("agentfs-api", &["agentfs", "agentshim", "agentctl"]);
+    none_of("agentshim", &["agentfs", "agentctl"]);
+    none_of("agentctl", &["agentfs", "agentshim"]);
+    none_of("agentfs", &["agentshim", "agentctl"]);
+}
+
+#[test]
+fn foreign_types_stay_at_the_edge() {
+    let outside = |name: &str, dir: &str, place: &str| {
+        let users = users_of(name, dir);
+        assert!(!users.is_empty(), "{name} is used nowhere in {dir}: is this test still right?");
+        users.into_iter().filter(|path| !path.starts_with(place)).collect::<Vec<_>>()
+    };
+    assert_eq!(outside("fuser", "fs/src", "fuse/"), [""; 0]);
+    assert_eq!(outside("rusqlite", "fs/src", "store/"), [""; 0]);
+    assert_eq!(outside("axum", "fs/src", "server/"), [""; 0]);
+    assert_eq!(
+        users_of("landlock", "shim/src").into_iter().collect::<Vec<_>>(),
+        ["apply/landlock.rs"]
+    );
+}
+
+#[test]
+fn uses_are_told_from_words() {
+    assert!(uses("use fuser::Config;", "fuser"));
+    assert!(uses("    let x = fuser::mount();", "fuser"));
+    assert!(!uses("// fuser::mount is not used", "fuser"));
+    assert!(!uses("use crate::fuser::x; let a = nofuser::x();", "fuser"));
+}

@@ -1,0 +1,108 @@
+//! G2: no lost update. An agent reads, waits, and then writes what it made of the old version:
+//! the most common way in which agents that share a directory lose each other's work.
+
+use agentfs_tests::{Programs, User, World, in_both_worlds, programs};
+
+/// Adds a line to what it read earlier, in one write, as editors and agents do.
+const WRITE_BACK: &str = r#"write_back() { { cat ~/read; echo "$1"; } >shared.txt; }"#;
+
+in_both_worlds!(
+    a_stale_write_is_refused_until_the_new_version_was_read,
+    a_stale_write_is_refused_also_without_a_wait,
+    a_stale_rename_over_a_file_is_refused_too,
+);
+
+fn a_stale_write_is_refused_until_the_new_version_was_read(world: &World) {
+    let mut alice = world
+        .agent("alice")
+        .start("cat shared.txt >/dev/null; echo alice >>shared.txt; tell holds; await end; exit 0");
+    alice.hears("holds");
+    let mut bob = world.agent("bob").start(&format!(
+        r#"{WRITE_BACK}
+        cat shared.txt >~/read; tell read; await write
+        write_back bob 2>~/first; echo $? >~/status
+        write_back bob 2>~/second
+        cat .agentfs/explain >~/why; tell refused; await again
+        cat shared.txt >~/read; write_back bob && tell wrote; exit 0"#
+    ));
+    bob.hears("read");
+    bob.tells("write");
+    bob.queues();
+    alice.tells("end");
+    alice.finish().exits(0);
+    assert_eq!(world.base("shared.txt"), "one\nalice\n");
+
+    bob.hears("refused");
+    assert_ne!(bob.kept("status").trim(), "0");
+    for refusal in ["first", "second"] {
+        let said = bob.kept(refusal);
+        assert!(said.contains("temporarily unavailable"), "EAGAIN in words, {refusal}: {said:?}");
+    }
+    let sentence = "bob was refused shared.txt (open) with EAGAIN: base has a newer version than the one that bob has read; read shared.txt again, then write";
+    assert!(bob.kept("why").contains(sentence), "{}", bob.kept("why"));
+    let why = world.explain("shared.txt");
+    assert!(why.contains(sentence), "{why}");
+    assert_eq!(world.base("shared.txt"), "one\nalice\n", "nothing was overwritten");
+
+    bob.tells("again");
+    bob.hears("wrote");
+    bob.finish().exits(0);
+    assert_eq!(world.base("shared.txt"), "one\nalice\nbob\n", "both changes are there");
+}
+
+fn a_stale_write_is_refused_also_without_a_wait(world: &World) {
+    let mut bob = world.agent("bob").start(&format!(
+        r#"{WRITE_BACK}
+        cat shared.txt >~/read; tell read; await write
+        write_back bob 2>~/first && exit 9
+        cat shared.txt >~/read; write_back bob; exit $?"#
+    ));
+    bob.hears("read");
+    world.agent("alice").run("echo alice >>shared.txt").exits(0);
+    bob.tells("write");
+    bob.finish().exits(0);
+    assert_eq!(world.base("shared.txt"), "one\nalice\nbob\n");
+}
+
+fn a_stale_rename_over_a_file_is_refused_too(world: &World) {
+    let mut bob = world.agent("bob").start(
+        "cat shared.txt >~/read; tell read; await write
+         save() { cp ~/read shared.tmp; echo bob >>shared.tmp; mv -f shared.tmp shared.txt; }
+         save 2>~/first && exit 9
+         cat shared.txt >~/read; save; exit $?",
+    );
+    bob.hears("read");
+    world.agent("alice").run("echo alice >>shared.txt").exits(0);
+    bob.tells("write");
+    bob.finish().exits(0);
+    assert_eq!(world.base("shared.txt"), "one\nalice\nbob\n");
+}
+
+/// What this is for: two processes on a plain directory do the same, and the first one's line is
+/// gone at the end.
+#[test]
+fn without_agentfs_the_update_is_lost() {
+    let programs: Programs = programs!();
+    let world = World::new(User::Unprivileged, programs);
+    let script = |name: &str| {
+        format!(
+            "export HOME={0}/{name}; mkdir -p $HOME; cat shared.txt >~/read; echo >~/read-done
+             until [ -e ~/go ]; do sleep 0.02; done
+             {WRITE_BACK}
+             write_back {name}",
+            world.home().display()
+        )
+    };
+    let (alice, bob) = (world.sh(&script("alice")).start(), world.sh(&script("bob")).start());
+    let file = |agent: &str, name: &str| world.home().join(agent).join(name);
+    for agent in ["alice", "bob"] {
+        agentfs_tests::eventually("it has read", || {
+            file(agent, "read-done").exists().then_some(())
+        });
+    }
+    std::fs::write(file("alice", "go"), "").expect("it can be told");
+    alice.finish().exits(0);
+    std::fs::write(file("bob", "go"), "").expect("it can be told");
+    bob.finish().exits(0);
+    assert_eq!(world.base("shared.txt"), "one\nbob\n", "alice's line is lost");
+}
