@@ -1,16 +1,19 @@
 """The plays: what the scripted model says to each agent, and what it waits for.
 
-The tasks are about the small repository in `repo/`. The replies are in aider's edit format,
+The tasks that the agents are given are about the small repository in `repo/`. The replies are in aider's edit format,
 search-and-replace blocks; a reply that follows an edit is the commit's message.
 """
 
 from dataclasses import dataclass, field
 
+# In a cue, who is not in the play but directs it.
+OPERATOR = "operator"
+
 
 @dataclass(frozen=True)
 class Reply:
     text: str
-    # (agent, n): said only when that agent has asked for the n-th time.
+    # (agent, n): said only when that agent has asked for the n-th time, or the operator has.
     after: tuple = None
     # What the request must contain, or the play has failed.
     expect: list = field(default_factory=list)
@@ -19,8 +22,6 @@ class Reply:
 @dataclass(frozen=True)
 class Part:
     agent: str
-    # In every request of this agent, and in nobody else's.
-    task: str
     replies: list
 
 
@@ -53,6 +54,17 @@ def bye(name):
 """,
 )
 
+TEST_POWER = edit(
+    "test_calc.py",
+    "class Calc(unittest.TestCase):\n",
+    """\
+class Calc(unittest.TestCase):
+    def test_power(self):
+        self.assertEqual(calc.power(2, 10), 1024)
+
+""",
+)
+
 TEST_BYE = edit(
     "test_greet.py",
     "class Greet(unittest.TestCase):\n",
@@ -81,7 +93,6 @@ PLAYS = {
     "two-files": [
         Part(
             "alice",
-            "add() subtracts",
             [
                 Reply(
                     "It subtracts. I fix it and test it.\n\n" + FIX_ADD + "\n" + TEST_ADD,
@@ -93,7 +104,6 @@ PLAYS = {
         ),
         Part(
             "bob",
-            "say goodbye",
             [
                 Reply(
                     "A function and its test.\n\n" + ADD_BYE + "\n" + TEST_BYE,
@@ -104,29 +114,30 @@ PLAYS = {
             ],
         ),
     ],
-    # Both edit calc.py. Bob has read it before alice writes, and writes while she holds it. His
-    # write is refused; he is shown the file again, with her change, and his edit is then on top.
+    # Both edit calc.py. Bob has read it before alice writes, and writes while she holds it: his
+    # write waits for hers, and is then refused. aider shows that to its user only; what the model
+    # sees is that the test fails, and calc.py as it is now, with alice's change.
     "one-file": [
         Part(
             "alice",
-            "add() subtracts",
             [
                 Reply("It subtracts. I fix it.\n\n" + FIX_ADD, after=("bob", 1)),
-                Reply("fix: add() adds"),
+                # The operator has seen that bob waits.
+                Reply("fix: add() adds", after=(OPERATOR, 1)),
             ],
         ),
         Part(
             "bob",
-            "raise to a power",
             [
                 Reply(
-                    "Here it is.\n\n" + ADD_POWER,
+                    "The test first, then the function.\n\n" + TEST_POWER + "\n" + ADD_POWER,
                     after=("alice", 2),
                     expect=["return a - b"],
                 ),
+                Reply("test: power() raises to a power"),
                 Reply(
-                    "The file has changed meanwhile; I do it again on the new one.\n\n" + ADD_POWER,
-                    expect=["Resource temporarily unavailable", "return a + b"],
+                    "calc.py has changed, and has no power() yet. Once more.\n\n" + ADD_POWER,
+                    expect=["has no attribute 'power'", "return a + b"],
                 ),
                 Reply("feat: power() raises to a power"),
             ],
