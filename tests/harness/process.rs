@@ -39,6 +39,12 @@ impl<'w> Cmd<'w> {
         }
     }
 
+    /// Adds an argument.
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.argv.push(argument.as_ref().to_owned());
+        self
+    }
+
     /// Runs it in `dir`.
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.cwd = dir.into();

@@ -83,6 +83,9 @@ impl World {
         let dir = dir.expect("a directory for the world can be made");
         let at = |name: &str| dir.path().join(name);
         open_to_all(dir.path());
+        if user == User::Unprivileged {
+            give(dir.path());
+        }
         for name in ["bin", "repo", "home", "s", "r", "device", "files"] {
             fs::create_dir(at(name)).expect("the world's directories can be made");
             open_to_all(&at(name));
@@ -220,7 +223,7 @@ impl World {
     /// The text of a file in an agent's view, read by the world's user from outside.
     #[track_caller]
     pub fn seen_by(&self, agent: &str, path: &str) -> String {
-        self.cmd([OsStr::new("cat"), self.view(agent).join(path).as_os_str()]).ok().out()
+        self.cmd(["cat"]).arg(self.view(agent).join(path)).ok().out()
     }
 
     /// `agentctl agents`.
@@ -281,8 +284,11 @@ impl World {
     /// What is mounted in the world by agentfs.
     pub fn mounted_views(&self) -> Vec<String> {
         let mounts = self.cmd(["cat", "/proc/self/mounts"]).ok().out();
-        let views = mounts.lines().filter(|line| line.contains(" fuse.agentfs "));
-        views.filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect()
+        // The world began with the host's mounts, which are none of its business.
+        let own = format!("{}/", self.path().display());
+        let views = mounts.lines().filter(|line| line.starts_with("agentfs:"));
+        let places = views.filter_map(|line| line.split(' ').nth(1));
+        places.filter(|place| place.starts_with(&own)).map(str::to_owned).collect()
     }
 
     /// Sends a signal to a process of this world.

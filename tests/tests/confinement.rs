@@ -42,7 +42,7 @@ fn the_repository_is_at_its_own_path_and_the_rest_is_out_of_reach(world: &World)
         "/etc/shadow".into(),
     ];
     for path in forbidden {
-        let look = format!("ls -A '{0}' || cat '{0}'", path.display());
+        let look = format!("if [ -d '{0}' ]; then ls -A '{0}'; else cat '{0}'; fi", path.display());
         let done = world.agent("alice").run(&look);
         assert!(done.code() != 0 && done.out().is_empty(), "{} is reached: {done}", path.display());
     }
@@ -191,7 +191,9 @@ fn job_control_works_inside(world: &World) {
     let mut terminal = Terminal::start(world.agent("alice").cmd(&["bash", "--norc", "-i"]), 24, 80);
     terminal.types("echo is $((40 + 2))\n");
     terminal.shows("is 42");
-    terminal.types("sleep 1000\n");
+    // A Ctrl-Z too early would only take back what was typed, as on any terminal.
+    terminal.types("sh -c 'echo up $((50 + 5)); exec sleep 1000'\n");
+    terminal.shows("up 55");
     terminal.types("\x1a");
     terminal.shows("Stopped");
     terminal.types("jobs; kill %1; echo $((6 * 7))ish\n");

@@ -2,11 +2,11 @@
 
 use agentfs_tests::{World, in_both_worlds};
 
-/// Tries each way of changing what it has not claimed; fails if one of them works.
-const TRESPASS: &str = r"
+/// `try COMMAND` counts the command as refused, or lists it as allowed.
+const TRY: &str = r#"
     refused=0
-    try() { if sh -c '$1' 2>>~/said; then echo $1 >>~/allowed; else refused=$((refused + 1)); fi; }
-";
+    try() { if sh -c "$1" 2>>~/said; then echo "$1" >>~/allowed; else refused=$((refused + 1)); fi; }
+"#;
 
 in_both_worlds!(
     a_write_outside_the_claims_is_refused_and_explained,
@@ -21,7 +21,7 @@ fn a_write_outside_the_claims_is_refused_and_explained(world: &World) {
          cat .agentfs/explain >~/why; tell refused; await end; exit 0",
     );
     alice.hears("refused");
-    let sentence = "alice was refused shared.txt (open) with EACCES: it has not claimed it, and unclaimed = \"deny\"";
+    let sentence = "alice was refused shared.txt (open for writing) with EACCES: it has not claimed it, and unclaimed = \"deny\"";
     assert!(alice.kept("why").contains(sentence), "{}", alice.kept("why"));
     let why = world.explain("shared.txt");
     assert!(why.contains(sentence) && why.contains("--claim shared.txt"), "{why}");
@@ -53,13 +53,13 @@ fn no_way_of_writing_leads_around_it(world: &World) {
         "mkfifo pipe",
         "cp README.md shared.txt",
     ];
-    let list: String = ways.iter().map(|way| format!("try '{way}'\n")).collect();
-    let try_all = TRESPASS.replace("'$1'", "\"$1\"");
-    let done = world
-        .agent("alice")
-        .run(&format!("{try_all}{list}cat ~/allowed 2>/dev/null; [ $refused = {} ]", ways.len()));
-    assert_eq!(done.exits(0).out(), "", "these were allowed");
-    assert_eq!(world.tree(), before);
+    let tries: String = ways.iter().map(|way| format!("try '{way}'\n")).collect();
+    let all = ways.len();
+    let script = format!("{TRY}{tries}cat ~/allowed 2>/dev/null; [ $refused = {all} ]");
+    let done = world.agent("alice").run(&script).exits(0);
+    assert_eq!(done.out(), "", "these were allowed");
+    // A directory needs no claim, so `mv` gets as far as making one for what it may not move.
+    assert_eq!(world.tree().differences(&before), ["moved"]);
 }
 
 fn an_agent_may_claim_and_then_write(world: &World) {

@@ -38,7 +38,7 @@ fn a_stale_write_is_refused_until_the_new_version_was_read(world: &World) {
         let said = bob.kept(refusal);
         assert!(said.contains("temporarily unavailable"), "EAGAIN in words, {refusal}: {said:?}");
     }
-    let sentence = "bob was refused shared.txt (open) with EAGAIN: base has a newer version than the one that bob has read; read shared.txt again, then write";
+    let sentence = "bob was refused shared.txt (open for writing) with EAGAIN: base has a newer version than the one that bob has read; read shared.txt again, then write";
     assert!(bob.kept("why").contains(sentence), "{}", bob.kept("why"));
     let why = world.explain("shared.txt");
     assert!(why.contains(sentence), "{why}");

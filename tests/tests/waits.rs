@@ -38,15 +38,18 @@ fn the_second_writer_waits_and_goes_on_after_the_apply(world: &World) {
 
     let why = world.explain("shared.txt");
     assert!(
-        why.contains("bob waits for shared.txt (open): alice (r1) has held shared.txt for "),
+        why.contains(
+            "bob waits for shared.txt (open for writing): alice (r1) has held shared.txt for "
+        ),
         "{why}"
     );
     assert!(why.contains("gives up in"), "{why}");
     let inside = world.seen_by("bob", ".agentfs/explain");
-    assert!(inside.contains("bob waits for shared.txt (open): alice"), "{inside}");
+    assert!(inside.contains("bob waits for shared.txt (open for writing): alice"), "{inside}");
     let inside = world.seen_by("bob", ".agentfs/waiting");
     assert!(inside.contains("shared.txt"), "{inside}");
-    assert_eq!(world.seen_by("bob", "shared.txt"), "one\n", "reading never waits");
+    let size = world.cmd(["stat", "-c", "%s"]).arg(world.view("bob").join("shared.txt")).ok().out();
+    assert_eq!(size, "4\n", "looking never waits");
     assert!(!bob.has_told("wrote"));
 
     alice.tells("end");
@@ -81,9 +84,10 @@ fn the_wait_ends_at_its_deadline(world: &World) {
     );
     let waiting = bob.queues();
     assert_eq!(waiting.deadline.since(waiting.since), Duration::from_secs(2));
+    assert_eq!(world.seen_by("bob", "shared.txt"), "one\n", "reading never waits");
     bob.hears("refused");
     assert_ne!(bob.kept("status").trim(), "0");
-    let sentence = "bob was refused shared.txt (open) with EBUSY after waiting 2s: alice (r1) has held shared.txt";
+    let sentence = "bob was refused shared.txt (open for writing) with EBUSY after waiting 2s: alice (r1) has held shared.txt";
     assert!(bob.kept("why").contains(sentence), "{}", bob.kept("why"));
     let why = world.explain("shared.txt");
     assert!(why.contains(sentence), "{why}");
@@ -157,7 +161,7 @@ fn a_deadlock_is_refused_at_once(world: &World) {
     assert_ne!(bob.kept("status").trim(), "0");
     let why = world.explain("src/a.txt");
     assert!(
-        why.contains("bob was refused src/a.txt (open) with EBUSY at once")
+        why.contains("bob was refused src/a.txt (open for writing) with EBUSY at once")
             && why.contains("a deadlock"),
         "{why}"
     );
