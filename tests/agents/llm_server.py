@@ -176,6 +176,5 @@ def main():
                 sys.exit(f"no such command: {other!r}")
 
 
-
 if __name__ == "__main__":
     main()

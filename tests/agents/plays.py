@@ -1,7 +1,8 @@
 """The plays: what the scripted model says to each agent, and what it waits for.
 
-The tasks that the agents are given are about the small repository in `repo/`. The replies are in aider's edit format,
-search-and-replace blocks; a reply that follows an edit is the commit's message.
+The tasks that the agents are given are about the small repository in `repo/`. The replies are in
+aider's edit format, search-and-replace blocks; a reply that follows an edit is the commit's
+message.
 """
 
 from dataclasses import dataclass, field

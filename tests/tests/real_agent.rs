@@ -145,7 +145,7 @@ impl Model {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("the model can be started");
+            .expect("python3 is needed; on Debian and Ubuntu: apt-get install python3-venv");
         let says = BufReader::new(server.stdout.take().expect("it is piped"));
         let mut model = Self { server, says, address: String::new() };
         model.address = model.line();
