@@ -200,18 +200,18 @@ impl View {
 
     /// Opens a regular file for reading.
     pub fn open_read(&self, ino: u64, flags: OFlags) -> Result<Opened, FsError> {
-        let (handle, path) = {
-            let _names = self.read_names();
-            let (file, path) = self.open_node(ino, read_flags(flags))?;
-            (self.handles.open_file(ino, false, file), path)
-        };
-        if let Some(path) = path {
+        // Before it is opened: should base get a new version in between, the run counts as having
+        // read the old one, and is asked to read again; the other way round it would overwrite
+        // what it has not seen (G2).
+        if let Ok(path) = self.path_of(ino) {
             self.note_read(&path);
         }
-        Ok(Opened { handle, direct: false })
+        let _names = self.read_names();
+        let (file, _) = self.open_node(ino, read_flags(flags))?;
+        Ok(Opened { handle: self.handles.open_file(ino, false, file), direct: false })
     }
 
-    /// Tells the gate that this run has seen the version of `path` that the view shows.
+    /// Tells the gate that this run sees the version of `path` that the view shows.
     pub(super) fn note_read(&self, path: &RelPath) {
         if !self.is_scratch(path, false) {
             self.gate.read(path);
