@@ -259,7 +259,7 @@ impl View {
         }
         let _names = self.read_names();
         match self.nodes().target(ino).ok_or(FsError::Moved)? {
-            Target::Orphan(file) => file.try_clone().map_err(os_error),
+            Target::Orphan(file) => file.try_clone().map_err(FsError::from),
             Target::Gone => Err(FsError::NotFound),
             Target::Path(path, _) => self.pin_path(&path),
         }
@@ -268,7 +268,7 @@ impl View {
     /// A handle on what is at `path`. The names are locked.
     pub(super) fn pin_path(&self, path: &RelPath) -> Result<OwnedFd, FsError> {
         if path.is_root() {
-            return self.layers.root(Which::Delta).try_clone_to_owned().map_err(os_error);
+            return self.layers.root(Which::Delta).try_clone_to_owned().map_err(FsError::from);
         }
         let place = self.layers.place(path)?;
         let entry = place.entry()?.ok_or(FsError::NotFound)?;
@@ -434,8 +434,4 @@ pub(super) fn is_still(entry: &Entry, identity: (u64, u64)) -> bool {
 /// input/output are between the process and the kernel.
 fn read_flags(flags: OFlags) -> OFlags {
     (flags & (OFlags::NOATIME | OFlags::NONBLOCK)) | OFlags::NOFOLLOW | OFlags::CLOEXEC
-}
-
-pub(super) fn os_error(error: std::io::Error) -> FsError {
-    rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO).into()
 }
