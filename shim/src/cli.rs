@@ -2,8 +2,9 @@
 
 use agentfs_core::AgentName;
 use agentfs_core::config::{Span, Unclaimed};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 
 /// Runs an unmodified program as an agent: in its own view of the repository, under namespaces,
@@ -22,10 +23,26 @@ pub enum Subcommands {
     /// Runs a command as an agent, and says at the end what it changed
     #[command(after_help = RUN_HELP)]
     Run(Run),
+    /// Prints a completion script for a shell
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page, in roff
+    #[command(after_help = "Example:\n  agentshim man | man -l -")]
+    Man,
+    /// Says as JSON what of a sandbox can be had here; `agentfs doctor` shows it to people
+    #[command(hide = true)]
+    Probe,
     /// Builds a sandbox from a description instead of a daemon's answer
     #[command(hide = true)]
     Confine(Confine),
 }
+
+const COMPLETIONS_HELP: &str = "\
+Example:
+  agentshim completions bash > ~/.local/share/bash-completion/completions/agentshim";
 
 const RUN_HELP: &str = "\
 Example:
@@ -72,6 +89,20 @@ pub struct Confine {
     pub argv: Vec<OsString>,
 }
 
+/// A shell's completion script.
+pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "agentshim", &mut script);
+    script
+}
+
+/// The manual page.
+pub fn manual() -> io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+    Ok(page)
+}
+
 fn unclaimed(text: &str) -> Result<Unclaimed, String> {
     match text {
         "claim" => Ok(Unclaimed::Claim),
@@ -94,7 +125,16 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        <Cli as clap::CommandFactory>::command().debug_assert();
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn shells_and_the_manual_learn_what_people_may_type() {
+        let script = String::from_utf8(completions(clap_complete::Shell::Bash)).unwrap();
+        let page = String::from_utf8(manual().unwrap()).unwrap();
+        assert!(script.contains("--claim"), "{script}");
+        assert!(page.contains("agentshim") && page.contains("completions"), "{page}");
+        assert!(!page.contains("probe"), "{page}");
     }
 
     #[test]

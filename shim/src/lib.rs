@@ -13,6 +13,7 @@ pub mod cli;
 pub mod env;
 pub mod error;
 pub mod plan;
+pub mod probe;
 pub mod run;
 pub mod sandbox;
 pub mod signals;
@@ -23,7 +24,9 @@ pub mod wire;
 
 use clap::Parser;
 use cli::{Cli, Subcommands};
+use run::RunError;
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Runs the program and returns its exit status.
@@ -48,9 +51,20 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Subcommands::Run(args) => run::run(args),
         Subcommands::Confine(args) => run::confine(&args),
+        Subcommands::Completions { shell } => print(&cli::completions(shell)),
+        Subcommands::Man => cli::manual().map_err(RunError::Output).and_then(|page| print(&page)),
+        Subcommands::Probe => serde_json::to_vec_pretty(&probe::all())
+            .map_err(|error| RunError::Output(error.into()))
+            .and_then(|json| print(&[&json[..], b"\n"].concat())),
     };
     result.unwrap_or_else(|error| {
         anstream::eprintln!("agentshim: {error}");
         error.exit_code()
     })
+}
+
+fn print(bytes: &[u8]) -> Result<ExitCode, RunError> {
+    let mut output = std::io::stdout();
+    output.write_all(bytes).and_then(|()| output.flush()).map_err(RunError::Output)?;
+    Ok(ExitCode::SUCCESS)
 }

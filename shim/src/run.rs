@@ -1,6 +1,7 @@
 //! `agentshim run`: asks the daemon for a run, runs the command in its sandbox, reports the end.
 
 use crate::cli::{Confine, Run};
+use crate::env::SOCKET_INSIDE;
 use crate::error::SandboxError;
 use crate::plan::{Plan, Stdio};
 use crate::sandbox::{Ended, Sandbox};
@@ -30,6 +31,14 @@ const NOT_FOUND: u8 = 127;
 /// Why a run did not come to its command's end. Each is one sentence for people.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// It is in a sandbox already.
+    #[error(
+        "this is inside the sandbox of an agent already, where no other can be built; run it outside, or start the command itself"
+    )]
+    Nested,
+    /// The output could not be written.
+    #[error("the output can't be written: {0}")]
+    Output(std::io::Error),
     /// There is no current directory.
     #[error("the current directory can't be used: {0}; change to one that exists")]
     CurrentDirectory(std::io::Error),
@@ -108,6 +117,7 @@ fn why_not_executed(cause: Errno) -> &'static str {
 
 /// `agentshim run`.
 pub fn run(args: Run) -> Result<ExitCode, RunError> {
+    refuse_nesting()?;
     let signals = Signals::take().map_err(RunError::Signals)?;
     let cwd = std::env::current_dir().map_err(RunError::CurrentDirectory)?;
     let workspace = Workspace::containing(&cwd)?;
@@ -146,6 +156,7 @@ pub fn run(args: Run) -> Result<ExitCode, RunError> {
 
 /// `agentshim confine`: the same sandbox without a daemon.
 pub fn confine(args: &Confine) -> Result<ExitCode, RunError> {
+    refuse_nesting()?;
     let signals = Signals::take().map_err(RunError::Signals)?;
     let wrong = |why: String| RunError::Description { path: args.started.clone(), why };
     let json = std::fs::read(&args.started).map_err(|error| wrong(error.to_string()))?;
@@ -154,6 +165,11 @@ pub fn confine(args: &Confine) -> Result<ExitCode, RunError> {
     let workspace = Workspace::at(&started.root)?;
     let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals);
     exit_code(&args.argv, ended)
+}
+
+/// Only in a sandbox is there a socket at this place, which no daemon uses outside.
+fn refuse_nesting() -> Result<(), RunError> {
+    if Path::new(SOCKET_INSIDE).exists() { Err(RunError::Nested) } else { Ok(()) }
 }
 
 /// What of a workspace no sandbox may show.

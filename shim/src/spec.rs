@@ -308,7 +308,7 @@ impl Tools<'_> {
     }
 
     fn add_program_directory(&mut self, directory: &Path) {
-        for needed in needed_by(self.home, directory) {
+        for needed in self.needed_by(directory) {
             self.add(needed);
         }
         // Installers of single tools put links here to a directory of the tool's own.
@@ -330,9 +330,20 @@ impl Tools<'_> {
             && let Some(directory) = real.parent()
             && directory != self.home
         {
-            for needed in needed_by(self.home, directory) {
+            for needed in self.needed_by(directory) {
                 self.add(needed);
             }
+        }
+    }
+
+    /// The directories without which the programs in `directory` do not work.
+    fn needed_by(&self, directory: &Path) -> Vec<PathBuf> {
+        // Python takes the file beside `bin` as the mark of a virtual environment.
+        match directory.parent() {
+            Some(environment) if environment.join("pyvenv.cfg").is_file() => {
+                vec![environment.to_owned()]
+            }
+            _ => needed_by(self.home, directory),
         }
     }
 
@@ -423,6 +434,19 @@ mod tests {
     fn an_unknown_dot_directory_is_not_shown_as_a_whole() {
         assert!(!needed("/home/u/.claude/local/bin").contains(&"/home/u/.claude".to_owned()));
         assert!(!needed("/home/u/.ssh/bin").contains(&"/home/u/.ssh".to_owned()));
+    }
+
+    #[test]
+    fn a_python_virtual_environment_is_shown_whole() {
+        let place = tempfile::tempdir().unwrap();
+        let (home, environment) = (place.path().join("home"), place.path().join("home/env"));
+        std::fs::create_dir_all(environment.join("bin")).unwrap();
+        std::fs::write(environment.join("pyvenv.cfg"), "").unwrap();
+        let root = place.path().join("repo");
+        let mut tools =
+            Tools { home: &home, root: &root, hidden: &[], system: &[], found: Vec::new() };
+        tools.add_program_directory(&environment.join("bin"));
+        assert_eq!(tools.found, [environment]);
     }
 
     #[test]

@@ -130,19 +130,19 @@ impl Client {
     }
 
     /// The journal after entry `after`, and then each entry as it is written. The iterator ends
-    /// when the daemon does.
+    /// when the daemon does, however that ends.
     pub fn follow_log(
         &self,
         after: u64,
     ) -> Result<impl Iterator<Item = Result<LogEntry, ApiError>> + use<>, ApiError> {
         let response = self.http.get(url(&format!("/v1/log/stream?after={after}"))).send();
-        let lines = BufReader::new(self.accept(response)?).lines();
+        // A stream that breaks off is a daemon that was killed: there is no network in between.
+        let lines = BufReader::new(self.accept(response)?).lines().map_while(Result::ok);
         // Server-sent events: each is one `data:` line, the others are keep-alives.
-        Ok(lines.filter_map(|line| match line {
-            Ok(line) => line.strip_prefix("data:").map(|json| {
-                serde_json::from_str(json).map_err(|error| ApiError::Transport(error.to_string()))
-            }),
-            Err(error) => Some(Err(ApiError::Transport(error.to_string()))),
+        Ok(lines.filter_map(|line| {
+            let json = line.strip_prefix("data:")?;
+            let entry = serde_json::from_str(json);
+            Some(entry.map_err(|error| ApiError::Transport(error.to_string())))
         }))
     }
 
@@ -282,4 +282,33 @@ fn start_daemon(workspace: &Workspace) -> Result<(), ApiError> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(failed(said.trim().trim_start_matches("agentfs: ").to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn a_log_that_breaks_off_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let daemon = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            assert_ne!(stream.read(&mut request).unwrap(), 0);
+            let event = "data: {\"seq\":1,\"at\":0,\"agent\":null,\"text\":\"x\",\"event\":{}}\n\n";
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+            // Killed: no last chunk.
+            write!(stream, "{head}{:x}\r\n{event}\r\n", event.len()).unwrap();
+        });
+        let client = Client::on_socket(&socket, Path::new("/w")).unwrap();
+        let mut log = client.follow_log(0).unwrap();
+        assert_eq!(log.next().unwrap().unwrap().seq, 1);
+        daemon.join().unwrap();
+        let after = log.next();
+        assert!(after.is_none(), "{after:?}");
+    }
 }

@@ -52,26 +52,17 @@ impl Workspace {
     /// The workspace whose root is exactly `dir`.
     pub fn at(dir: &Path) -> Result<Self, LocateError> {
         let root = canonical_dir(dir)?;
-        let id = id_of(&root);
-        Ok(Self { state_dir: state_base()?.join(&id), runtime_dir: runtime_base().join(&id), root })
+        Ok(Places::of_this_user()?.workspace(&root))
     }
 
     /// The workspace that `dir` lies in: the nearest directory upwards that a daemon serves, else
-    /// the nearest with an `agentfs.toml` or a `.git`.
+    /// the nearest that one has ever served, else the nearest with an `agentfs.toml` or a `.git`.
+    ///
+    /// So a submodule or a nested repository belongs to the workspace around it, whether or not
+    /// that has a daemon at the moment.
     pub fn containing(dir: &Path) -> Result<Self, LocateError> {
         let start = canonical_dir(dir)?;
-        for ancestor in start.ancestors() {
-            let candidate = Self::at(ancestor)?;
-            if candidate.operator_socket().exists() {
-                return Ok(candidate);
-            }
-        }
-        start
-            .ancestors()
-            .find(|dir| {
-                dir.join(agentfs_core::config::FILE_NAME).is_file() || dir.join(".git").exists()
-            })
-            .map_or(Err(LocateError::NoWorkspace(start.clone())), Self::at)
+        Places::of_this_user()?.containing(&start).ok_or(LocateError::NoWorkspace(start))
     }
 
     /// The operator's control socket.
@@ -110,6 +101,40 @@ impl Workspace {
             RelPath::from_bytes(self.root.as_os_str().as_bytes().strip_prefix(b"/")?).ok()?;
         normal.rebase(&root, &RelPath::root())
     }
+}
+
+/// Where one user's workspaces have what belongs to them.
+struct Places {
+    state: PathBuf,
+    runtime: PathBuf,
+}
+
+impl Places {
+    fn of_this_user() -> Result<Self, LocateError> {
+        Ok(Self { state: state_base()?, runtime: runtime_base() })
+    }
+
+    fn workspace(&self, root: &Path) -> Workspace {
+        let id = id_of(root);
+        Workspace {
+            root: root.to_owned(),
+            state_dir: self.state.join(&id),
+            runtime_dir: self.runtime.join(&id),
+        }
+    }
+
+    fn containing(&self, start: &Path) -> Option<Workspace> {
+        let upwards = || start.ancestors().map(|dir| self.workspace(dir));
+        upwards()
+            .find(|workspace| workspace.operator_socket().exists())
+            .or_else(|| upwards().find(Workspace::has_state))
+            .or_else(|| upwards().find(|workspace| is_marked(&workspace.root)))
+    }
+}
+
+/// Whether `dir` looks like something to serve.
+fn is_marked(dir: &Path) -> bool {
+    dir.join(agentfs_core::config::FILE_NAME).is_file() || dir.join(".git").exists()
 }
 
 /// The roots of all workspaces that a daemon of this user serves now.
@@ -190,6 +215,30 @@ mod tests {
     fn two_directories_of_one_name_are_two_workspaces() {
         assert_ne!(id_of(Path::new("/a/repo")), id_of(Path::new("/b/repo")));
         assert!(id_of(Path::new("/a/my repo")).starts_with("my_repo-"));
+    }
+
+    #[test]
+    fn a_nested_repository_belongs_to_the_workspace_around_it_that_has_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path();
+        let places = Places { state: top.join("state"), runtime: top.join("runtime") };
+        let (outer, inner) = (top.join("outer"), top.join("outer/vendor/inner"));
+        std::fs::create_dir_all(outer.join(".git")).unwrap();
+        std::fs::create_dir_all(inner.join("src")).unwrap();
+        // A submodule's `.git` is a file.
+        std::fs::write(inner.join(".git"), "gitdir: ../../.git/modules/inner\n").unwrap();
+        let found = || places.containing(&inner.join("src")).map(|workspace| workspace.root);
+        let make = |file: PathBuf| {
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "").unwrap();
+        };
+        assert_eq!(found().as_ref(), Some(&inner));
+        make(places.workspace(&outer).state_dir.join("journal.db"));
+        assert_eq!(found().as_ref(), Some(&outer));
+        make(places.workspace(&inner).state_dir.join("journal.db"));
+        assert_eq!(found().as_ref(), Some(&inner), "the nearest with state comes first");
+        make(places.workspace(&outer).operator_socket());
+        assert_eq!(found().as_ref(), Some(&outer), "a served one comes before all");
     }
 
     #[test]

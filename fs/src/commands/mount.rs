@@ -83,6 +83,9 @@ fn start(workspace: &Workspace, mountpoint: &Path) -> Result<(), CommandError> {
     if mountpoint != workspace.default_mountpoint() {
         command.arg(mountpoint);
     }
+    // What this process was given and never asked for is not for a daemon to hold: whoever reads
+    // the other end of such a pipe would wait for its end as long as the daemon lives.
+    close_fds::set_fds_cloexec(3, &[]);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

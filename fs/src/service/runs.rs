@@ -6,6 +6,7 @@ use super::{Owner, ServiceError, report};
 use crate::changeset;
 use crate::fuse;
 use crate::gate::ViewControl;
+use crate::identity;
 use crate::layout::{self, AgentDirs};
 use crate::process;
 use crate::view::{Scratch, View, ViewSpec};
@@ -53,7 +54,11 @@ impl Owner {
             let aside = dirs.set_git_aside(run);
             aside.map_err(ServiceError::io("set aside the old .git in", &dirs.delta))?;
         }
-        self.serve(agent)
+        let dirs = self.serve(agent)?;
+        if let Err(error) = identity::seed(&dirs.home, &self.workspace.root, self.files.shown) {
+            tracing::warn!(%agent, %error, "the agent's home has no git identity");
+        }
+        Ok(dirs)
     }
 
     fn started(&self, run: RunId, agent: AgentName, dirs: AgentDirs) -> StartedRun {

@@ -54,11 +54,15 @@ impl View {
             // Data first: entries may have to wait for an operation in their directory.
             what.extend(known.iter().filter_map(|(_, ino)| ino.map(Cached::Inode)));
             for (path, _) in &known {
-                // A name that nobody has looked up may still be cached as missing.
-                let Some((parent, name)) = path.parent().zip(path.file_name()) else { continue };
-                if let Some(parent) = nodes.ino(&parent) {
-                    what.push(Cached::Inode(parent));
-                    what.push(Cached::Entry(parent, name.to_owned()));
+                // A name that nobody has looked up may still be cached as missing, and so may a
+                // directory above it.
+                for at in path.ancestors() {
+                    let Some((parent, name)) = at.parent().zip(at.file_name()) else { break };
+                    if let Some(parent) = nodes.ino(&parent) {
+                        what.push(Cached::Inode(parent));
+                        what.push(Cached::Entry(parent, name.to_owned()));
+                        break;
+                    }
                 }
             }
         }

@@ -19,9 +19,20 @@ use std::path::{Path, PathBuf};
 pub struct Restricted(());
 
 /// The rights on files that must be had: the first kernel with cross-directory renames.
-const REQUIRED: ABI = ABI::V2;
+pub const REQUIRED: ABI = ABI::V2;
+/// The first kernel that keeps abstract sockets and signals inside.
+pub const SCOPED: ABI = ABI::V6;
 /// The rights on files that are taken where the kernel has them: truncation, device ioctls.
 const WANTED: ABI = ABI::V5;
+
+/// The kernel's version of Landlock, 0 if it has none or does not use it.
+pub fn version() -> i64 {
+    let (no_rules, ask_version) = (std::ptr::null::<u8>(), 1);
+    // SAFETY: with this flag the call reads no memory, makes nothing, and returns a number.
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, no_rules, 0usize, ask_version) };
+    version.max(0)
+}
 
 /// Restricts this process and all that come from it: everything mounted may be read and
 /// executed, what is below `writable` may be written, and the standard streams opened again.
@@ -57,7 +68,7 @@ fn empty_ruleset(handled: BitFlags<AccessFs>) -> Result<RulesetCreated, RulesetE
         .handle_access(AccessFs::from_all(REQUIRED))?
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(handled)?
-        .scope(Scope::from_all(ABI::V6))?
+        .scope(Scope::from_all(SCOPED))?
         .create()
 }
 

@@ -17,6 +17,7 @@ mod landlock;
 mod mounts;
 mod namespaces;
 mod privileges;
+pub mod probe;
 mod pty;
 mod seccomp;
 

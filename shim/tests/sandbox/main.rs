@@ -8,5 +8,6 @@
 mod confinement;
 mod passing;
 mod place;
+mod probe;
 mod terminal;
 mod tools;

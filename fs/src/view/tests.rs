@@ -1,1 +1,0 @@
-//! Views on real directories, without a mount.

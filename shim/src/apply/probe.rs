@@ -1,0 +1,57 @@
+//! Tries single mechanisms, each in a child of its own that ends with the trial.
+
+use super::{landlock, mounts, namespaces, seccomp};
+use crate::error::SandboxError;
+use crate::wire::{Channel, FromInit};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork, getegid, geteuid};
+
+pub use landlock::version as landlock_version;
+
+/// The version of Landlock below which there is no sandbox.
+pub const LANDLOCK_REQUIRED: i64 = landlock::REQUIRED as i64;
+/// The version of Landlock from which a sandbox has all that it asks for.
+pub const LANDLOCK_FOR_ALL: i64 = landlock::SCOPED as i64;
+
+/// Makes the namespaces of a user who is not root, and uses the rights that they give.
+pub fn user_namespaces() -> Result<(), SandboxError> {
+    let identity = (geteuid().as_raw(), getegid().as_raw());
+    in_child(|| {
+        namespaces::enter(Some(identity))?;
+        mounts::try_out()
+    })
+}
+
+/// Installs the system call filter.
+pub fn seccomp() -> Result<(), SandboxError> {
+    in_child(seccomp::try_out)
+}
+
+/// Call it before this process has other threads.
+fn in_child(trial: impl FnOnce() -> Result<(), SandboxError>) -> Result<(), SandboxError> {
+    let (ours, theirs) = Channel::pair().map_err(SandboxError::Start)?;
+    // SAFETY: this process has one thread, so the child may do everything that it could do.
+    match unsafe { fork() }.map_err(|cause| SandboxError::Start(cause.into()))? {
+        ForkResult::Child => {
+            let outcome = match trial() {
+                Ok(()) => FromInit::Ended(agentfs_core::machine::Exit::Code(0)),
+                Err(error) => FromInit::Failed(error.to_string()),
+            };
+            // Where this fails the other side sees the end without a word.
+            let _ = theirs.send(&outcome, None);
+            // SAFETY: the call takes a number and does not return.
+            unsafe { libc::_exit(0) }
+        }
+        ForkResult::Parent { child } => {
+            drop(theirs);
+            let outcome = ours.receive::<FromInit>();
+            // Nothing but its end is awaited; its word is here already.
+            let _ = waitpid(child, None);
+            match outcome.map_err(SandboxError::Start)? {
+                Some((FromInit::Ended(_), _)) => Ok(()),
+                Some((FromInit::Failed(why), _)) => Err(SandboxError::Inside(why)),
+                _ => Err(SandboxError::Vanished),
+            }
+        }
+    }
+}

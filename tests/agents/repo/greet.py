@@ -1,0 +1,5 @@
+"""Words for the door."""
+
+
+def hello(name):
+    return f"Hello, {name}!"
