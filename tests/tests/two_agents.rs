@@ -18,6 +18,7 @@ fn described(tree: &Tree, path: &str) -> String {
 in_both_worlds!(
     different_files_are_edited_at_the_same_time,
     a_change_is_applied_by_itself_when_the_command_succeeds,
+    an_agent_that_runs_can_be_applied_between_its_writes,
     a_human_s_edit_shows_through_and_is_never_overwritten,
     a_human_s_edit_is_seen_in_files_that_were_read_before,
     a_view_stays_at_its_version_of_base,
@@ -123,6 +124,29 @@ fn a_change_is_applied_by_itself_when_the_command_succeeds(world: &World) {
     let done = world.agent("alice").run("echo worse >>shared.txt; exit 3").exits(3);
     assert!(done.err().contains("pending: "), "{done}");
     assert_eq!(world.base("shared.txt"), "one\nmore\n");
+}
+
+fn an_agent_that_runs_can_be_applied_between_its_writes(world: &World) {
+    let mut alice = world.agent("alice").start(
+        "exec 3>>shared.txt; echo first >&3; tell open; await close
+         exec 3>&-; tell closed; await more
+         echo second >>shared.txt; cat shared.txt >~/seen; tell more; await end; exit 0",
+    );
+    alice.hears("open");
+    world.ctl("apply alice").run().refuses(4, &["alice has shared.txt open for writing"]);
+    assert_eq!(world.base("shared.txt"), "one\n");
+    alice.tells("close");
+    alice.hears("closed");
+    world.apply("alice");
+    assert_eq!(world.base("shared.txt"), "one\nfirst\n");
+    assert!(world.locks().is_empty(), "others can have it now");
+    alice.tells("more");
+    alice.hears("more");
+    assert_eq!(alice.kept("seen"), "one\nfirst\nsecond\n");
+    assert_eq!(world.base("shared.txt"), "one\nfirst\n");
+    alice.tells("end");
+    alice.finish().exits(0);
+    assert_eq!(world.base("shared.txt"), "one\nfirst\nsecond\n");
 }
 
 fn a_human_s_edit_shows_through_and_is_never_overwritten(world: &World) {

@@ -16,6 +16,10 @@ use agentfs_core::{AgentName, RelPath, WorkUnit};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the kernel may take to tell that a file was closed.
+const CLOSING: Duration = Duration::from_millis(250);
 
 /// All that is needed to look at an agent's changes, apart from the owner: reading a large delta
 /// takes time, and the owner has others to serve.
@@ -152,15 +156,21 @@ impl Owner {
     }
 
     /// A file that is being written is neither its old nor its new version.
+    ///
+    /// The kernel tells of a file's last close after the fact, so that what a process has just
+    /// closed, or had open when it ended, may count as open for a moment longer: only what stays
+    /// open for [`CLOSING`] is being written.
     fn refuse_while_written(&self, agent: &AgentName, set: &[RelPath]) -> Result<(), ServiceError> {
         let Some(served) = self.agents.get(agent) else { return Ok(()) };
-        let open = served.view.open_for_writing();
-        match open.iter().find(|path| set.contains(path)) {
-            Some(path) => {
+        let asked = Instant::now();
+        loop {
+            let open = served.view.open_for_writing();
+            let Some(path) = open.iter().find(|path| set.contains(path)) else { return Ok(()) };
+            if asked.elapsed() >= CLOSING {
                 let path = path.to_string();
-                Err(ServiceError::BeingWritten { agent: agent.clone(), path })
+                return Err(ServiceError::BeingWritten { agent: agent.clone(), path });
             }
-            None => Ok(()),
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
