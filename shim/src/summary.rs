@@ -1,7 +1,7 @@
 //! What a run says at its end. Pure: text from what the daemon reported.
 
 use agentfs_api::types::{Outcome, RunSummary, StartedRun};
-use agentfs_core::changeset::{Action, Change};
+use agentfs_core::changeset::{Action, Change, FileKind};
 use anstyle::{AnsiColor, Style};
 use std::fmt::Write as _;
 
@@ -73,7 +73,9 @@ fn change_line(change: &Change) -> String {
         Action::Deleted => (RED, 'D'),
         Action::Retyped => (YELLOW, 'T'),
     };
+    let is_dir = change.after.or(change.before).is_some_and(|entry| entry.kind == FileKind::Dir);
     let counts = match (change.added, change.removed) {
+        _ if is_dir => "/".to_owned(),
         (None, None) => String::new(),
         (added, removed) => format!(
             "  {GREEN}+{}{GREEN:#} {RED}-{}{RED:#}",
