@@ -137,7 +137,7 @@ pub fn explain(
         .filter(|lease| path.is_some() && about(&lease.agent, std::slice::from_ref(&lease.unit)))
         .map(|lease| {
             let since = span(now.since(lease.since));
-            format!("{} holds {} ({}) since {since} ago", lease.agent, lease.unit, lease.mode)
+            format!("{} has held {} ({}) for {since}", lease.agent, lease.unit, lease.mode)
         });
     let past = state
         .incidents
