@@ -4,6 +4,7 @@
 //! A session thread never waits: what may (the gate's answer, a text of `.agentfs/`) takes the
 //! reply along and is finished elsewhere. File locks are left to the kernel.
 
+mod answers;
 mod convert;
 mod gated;
 mod mount;
@@ -15,8 +16,9 @@ mod workers;
 pub use mount::{MountError, MountedView, SOURCE_PREFIX, detach, mount};
 pub use probe::{Probed, probe};
 
-use crate::view::{self, Attr, Changes, Creation, DirList, FsError, Opened, View};
-use convert::{TTL, errno, file_attr, file_type, no_entry, set_time};
+use crate::view::{self, Attr, Changes, Creation, DirList, FsError, View};
+use answers::{answer_attr, answer_empty, answer_entry, answer_open, answer_xattr, failed, fopen};
+use convert::{TTL, file_attr, file_type, no_entry, set_time};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
@@ -66,57 +68,6 @@ impl Adapter {
             return Vec::new();
         }
         self.view.paths_of(ino).into_iter().map(Want::File).collect()
-    }
-}
-
-/// Notes why a request failed, on the way to the kernel.
-fn failed(operation: &'static str, error: FsError) -> fuser::Errno {
-    tracing::debug!(operation, %error, "refused");
-    errno(error)
-}
-
-fn answer_entry(operation: &'static str, reply: ReplyEntry, made: Result<Attr, FsError>) {
-    match made {
-        Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
-        Err(error) => reply.error(failed(operation, error)),
-    }
-}
-
-fn answer_empty(operation: &'static str, reply: ReplyEmpty, done: Result<(), FsError>) {
-    match done {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(failed(operation, error)),
-    }
-}
-
-fn answer_attr(operation: &'static str, reply: ReplyAttr, found: Result<Attr, FsError>) {
-    match found {
-        Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
-        Err(error) => reply.error(failed(operation, error)),
-    }
-}
-
-fn answer_open(reply: ReplyOpen, opened: Result<Opened, FsError>) {
-    match opened {
-        Ok(opened) => reply.opened(FileHandle(opened.handle), fopen(opened)),
-        Err(error) => reply.error(failed("open", error)),
-    }
-}
-
-fn answer_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>, FsError>) {
-    match value {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() <= size as usize => reply.data(&value),
-        Ok(_) => reply.error(fuser::Errno::ERANGE),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn fopen(opened: Opened) -> FopenFlags {
-    if opened.direct {
-        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
-    } else {
-        FopenFlags::FOPEN_NOFLUSH
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom as Position, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
@@ -82,13 +83,15 @@ struct Mounted {
     _guard: TestGuard,
     dir: tempfile::TempDir,
     gate: Arc<TestGate>,
-    mounted: MountedView,
+    view: MountedView,
 }
 
 impl Drop for TestGuard {
     /// A test that fails must not leave threads that wait for the gate: they can't be killed.
     fn drop(&mut self) {
-        for answer in self.0.waiting.lock().unwrap_or_else(|lock| lock.into_inner()).drain(..) {
+        for answer in
+            self.0.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner).drain(..)
+        {
             answer(Err(Refusal::Closed));
         }
     }
@@ -149,7 +152,7 @@ fn mounted_as(base: &[(&str, &str)], owner: Owner) -> Mounted {
     };
     let view = View::open(spec, gate.clone()).unwrap();
     let mounted = mount(view, &path("mnt")).unwrap();
-    Mounted { _guard: TestGuard(gate.clone()), dir, gate, mounted }
+    Mounted { _guard: TestGuard(gate.clone()), dir, gate, view: mounted }
 }
 
 fn errno(result: std::io::Result<impl Sized>) -> i32 {
@@ -238,8 +241,9 @@ fn names_are_made_moved_and_removed_as_on_any_file_system() {
 
 #[test]
 fn renameat2_has_its_flags() {
-    let m = mounted(&[("a", "a"), ("b", "b")]);
     use rustix::fs::{CWD, RenameFlags as Flags, renameat_with};
+
+    let m = mounted(&[("a", "a"), ("b", "b")]);
     let rename = |from: &str, to: &str, flags| {
         renameat_with(CWD, m.at(from), CWD, m.at(to), flags).map_err(std::io::Error::from)
     };
@@ -316,7 +320,6 @@ fn files_of_the_workspaces_owner_are_shown_as_the_agents() {
     std::os::unix::fs::chown(m.at(""), Some(77), Some(78)).unwrap();
     let a = fs::metadata(m.at("a")).unwrap();
     assert_eq!((a.uid(), a.gid()), (77, 78));
-    use std::os::unix::process::CommandExt;
     let made = Command::new("sh")
         .args(["-c", "echo x > new && mkdir dir && ln -s new link && echo y >> a"])
         .current_dir(m.at(""))
@@ -512,7 +515,7 @@ fn listings_are_whole_while_entries_come_and_go() {
 #[test]
 fn pins_hold_a_view_at_its_version_and_sync_moves_it() {
     let m = mounted(&[("a", "one"), ("b", "b"), ("d/x", "x")]);
-    let view = m.mounted.view().clone();
+    let view = m.view.view().clone();
     let path = |text: &str| text.parse::<RelPath>().unwrap();
     let old = fs::File::open(m.at("a")).unwrap();
     let number = fs::metadata(m.at("a")).unwrap().ino();
@@ -542,7 +545,7 @@ fn pins_hold_a_view_at_its_version_and_sync_moves_it() {
 #[test]
 fn what_is_dropped_from_the_delta_shows_base_again() {
     let m = mounted(&[("a", "base"), ("gone", "g"), (".gitignore", "out\n")]);
-    let view = m.mounted.view().clone();
+    let view = m.view.view().clone();
     fs::write(m.at("a"), "mine").unwrap();
     fs::remove_file(m.at("gone")).unwrap();
     fs::create_dir_all(m.at("n/m")).unwrap();
@@ -595,11 +598,11 @@ fn kernel_overlayfs_shows_the_delta_as_the_view_does() {
 #[test]
 fn a_mountpoint_in_use_is_refused_and_an_unmounted_view_can_be_mounted_again() {
     let m = mounted(&[("a", "a")]);
-    let error = mount(m.mounted.view().clone(), &m.at("")).unwrap_err();
+    let error = mount(m.view.view().clone(), &m.at("")).unwrap_err();
     assert!(matches!(error, MountError::Busy(_)), "{error}");
-    let error = mount(m.mounted.view().clone(), &m.dir.path().join("none")).unwrap_err();
+    let error = mount(m.view.view().clone(), &m.dir.path().join("none")).unwrap_err();
     assert!(matches!(error, MountError::NoMountpoint(_)), "{error}");
-    let Mounted { dir, mounted, .. } = m;
+    let Mounted { dir, view: mounted, .. } = m;
     let view = mounted.view().clone();
     mounted.unmount().unwrap();
     assert_eq!(fs::read_dir(dir.path().join("mnt")).unwrap().count(), 0);

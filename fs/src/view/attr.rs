@@ -4,7 +4,7 @@ use super::delta::{self, Content};
 use super::error::FsError;
 use super::layers::Which;
 use super::nodes::Target;
-use super::read::{Attr, os_error};
+use super::read::Attr;
 use super::write::drop_set_id;
 use super::{View, notices, sys};
 use crate::gate::Permit;
@@ -87,7 +87,7 @@ impl View {
         }
         let Some(path) = path else {
             return match self.nodes().target(ino) {
-                Some(Target::Orphan(file)) => file.try_clone().map_err(os_error),
+                Some(Target::Orphan(file)) => file.try_clone().map_err(FsError::from),
                 _ => Err(FsError::NotFound),
             };
         };
@@ -103,7 +103,7 @@ impl View {
             let _names = self.write_names();
             let dir = self.delta.ensure_dir(&self.layers, path)?;
             let dir = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
-            return dir.try_clone_to_owned().map_err(os_error);
+            return dir.try_clone_to_owned().map_err(FsError::from);
         }
         self.copy_up(path, content)?;
         let _names = self.read_names();

@@ -75,8 +75,8 @@ impl View {
             return Ok(());
         }
         // Walk down, making the directories that base has, to the path or to where base ends.
-        let mut pins = self.layers.root(Which::Pins).try_clone_to_owned().map_err(os)?;
-        let mut base = self.layers.root(Which::Base).try_clone_to_owned().map_err(os)?;
+        let mut pins = self.layers.root(Which::Pins).try_clone_to_owned().map_err(FsError::from)?;
+        let mut base = self.layers.root(Which::Base).try_clone_to_owned().map_err(FsError::from)?;
         let names: Vec<&OsStr> = path.components().collect();
         for (index, name) in names.iter().enumerate() {
             let last = index + 1 == names.len();
@@ -204,7 +204,7 @@ impl View {
     /// All paths of the delta that are not scratch, what is below a directory before it.
     fn delta_paths(&self) -> Result<Vec<RelPath>, FsError> {
         let mut found = Vec::new();
-        let root = self.layers.root(Which::Delta).try_clone_to_owned().map_err(os)?;
+        let root = self.layers.root(Which::Delta).try_clone_to_owned().map_err(FsError::from)?;
         self.collect(&root, &RelPath::root(), &mut found)?;
         Ok(found)
     }
@@ -326,8 +326,4 @@ fn remove_if_empty(root: impl AsFd, path: &RelPath) -> Result<bool, Errno> {
         Err(Errno::NOTEMPTY | Errno::NOENT | Errno::NOTDIR) => Ok(false),
         Err(errno) => Err(errno),
     }
-}
-
-fn os(error: io::Error) -> FsError {
-    super::read::os_error(error)
 }

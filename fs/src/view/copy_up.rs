@@ -108,11 +108,10 @@ fn copy_extent(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<(),
         match fs::copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), length) {
             // Shorter than it was.
             Ok(0) => return Ok(()),
-            Ok(_) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::XDEV | Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP) => {
                 return copy_by_hand(from, to, read_at, end);
             }
-            Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
     }

@@ -154,7 +154,7 @@ impl Delta {
             return Err(FsError::Moved);
         }
         let (staged, ()) = self.stage(|work, temp| {
-            self.copy_content(source.as_fd(), &stat, work, temp, content)?;
+            Self::copy_content(source.as_fd(), &stat, work, temp, content)?;
             let copy = sys::pin_at(work, temp)?;
             self.copy_metadata(source.as_fd(), copy.as_fd(), &stat)?;
             if sys::kind(&stat) == FileType::RegularFile {
@@ -166,7 +166,6 @@ impl Delta {
     }
 
     fn copy_content(
-        &self,
         source: BorrowedFd<'_>,
         stat: &Stat,
         work: BorrowedFd<'_>,

@@ -85,6 +85,12 @@ impl FsError {
     }
 }
 
+impl From<std::io::Error> for FsError {
+    fn from(error: std::io::Error) -> Self {
+        Errno::from_io_error(&error).unwrap_or(Errno::IO).into()
+    }
+}
+
 impl From<FsError> for std::io::Error {
     fn from(error: FsError) -> Self {
         error.errno().into()

@@ -200,18 +200,18 @@ impl View {
 
     /// Opens a regular file for reading.
     pub fn open_read(&self, ino: u64, flags: OFlags) -> Result<Opened, FsError> {
-        let (handle, path) = {
-            let _names = self.read_names();
-            let (file, path) = self.open_node(ino, read_flags(flags))?;
-            (self.handles.open_file(ino, false, file), path)
-        };
-        if let Some(path) = path {
+        // Before it is opened: should base get a new version in between, the run counts as having
+        // read the old one, and is asked to read again; the other way round it would overwrite
+        // what it has not seen (G2).
+        if let Ok(path) = self.path_of(ino) {
             self.note_read(&path);
         }
-        Ok(Opened { handle, direct: false })
+        let _names = self.read_names();
+        let (file, _) = self.open_node(ino, read_flags(flags))?;
+        Ok(Opened { handle: self.handles.open_file(ino, false, file), direct: false })
     }
 
-    /// Tells the gate that this run has seen the version of `path` that the view shows.
+    /// Tells the gate that this run sees the version of `path` that the view shows.
     pub(super) fn note_read(&self, path: &RelPath) {
         if !self.is_scratch(path, false) {
             self.gate.read(path);
@@ -259,7 +259,7 @@ impl View {
         }
         let _names = self.read_names();
         match self.nodes().target(ino).ok_or(FsError::Moved)? {
-            Target::Orphan(file) => file.try_clone().map_err(os_error),
+            Target::Orphan(file) => file.try_clone().map_err(FsError::from),
             Target::Gone => Err(FsError::NotFound),
             Target::Path(path, _) => self.pin_path(&path),
         }
@@ -268,7 +268,7 @@ impl View {
     /// A handle on what is at `path`. The names are locked.
     pub(super) fn pin_path(&self, path: &RelPath) -> Result<OwnedFd, FsError> {
         if path.is_root() {
-            return self.layers.root(Which::Delta).try_clone_to_owned().map_err(os_error);
+            return self.layers.root(Which::Delta).try_clone_to_owned().map_err(FsError::from);
         }
         let place = self.layers.place(path)?;
         let entry = place.entry()?.ok_or(FsError::NotFound)?;
@@ -434,8 +434,4 @@ pub(super) fn is_still(entry: &Entry, identity: (u64, u64)) -> bool {
 /// input/output are between the process and the kernel.
 fn read_flags(flags: OFlags) -> OFlags {
     (flags & (OFlags::NOATIME | OFlags::NONBLOCK)) | OFlags::NOFOLLOW | OFlags::CLOEXEC
-}
-
-pub(super) fn os_error(error: std::io::Error) -> FsError {
-    rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO).into()
 }

@@ -7,6 +7,8 @@
 //!       the command
 //! ```
 //!
+//! `agentshim probe` tries single mechanisms of these (probe.rs).
+//!
 //! Each dies with its parent, and all of the pid namespace with init: nothing survives the outer
 //! process. The proofs (`NewRoot`, `Unprivileged`, `Restricted`, `Confined`) fix the order of the
 //! steps: each takes the one before, and only the last lets a command be executed.

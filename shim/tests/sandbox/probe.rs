@@ -1,26 +1,23 @@
 //! What `agentshim probe` finds on this machine.
 
-use crate::place::{Place, everywhere, show};
+use crate::place::{everywhere, show};
+use serde_json::Value;
+use std::process::Command;
 
-fn checks(place: &Place, command: &mut std::process::Command) -> Vec<serde_json::Value> {
+fn checks(command: &mut Command) -> Vec<Value> {
     let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{place}: {}",
-        show(&output),
-        place = place.path("").display()
-    );
+    assert!(output.status.success(), "{}", show(&output));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn of<'a>(checks: &'a [serde_json::Value], name: &str) -> &'a serde_json::Value {
+fn of<'a>(checks: &'a [Value], name: &str) -> &'a Value {
     checks.iter().find(|check| check["name"] == name).unwrap()
 }
 
 #[test]
 fn what_the_other_tests_use_is_found() {
     everywhere(|place| {
-        let found = checks(place, place.outside(place.agentshim()).arg("probe"));
+        let found = checks(place.outside(place.agentshim()).arg("probe"));
         let names: Vec<_> = found.iter().map(|check| check["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["Landlock", "user namespaces", "seccomp", "cgroups", "sandbox"]);
         for name in ["user namespaces", "seccomp", "sandbox"] {
@@ -37,7 +34,7 @@ fn what_can_not_be_had_is_missing_with_the_step_that_failed() {
     everywhere(|place| {
         // Inside a sandbox no other can be built: mounting is refused.
         let mut inside = place.inside(&[place.agentshim().to_str().unwrap(), "probe"]);
-        let found = checks(place, &mut inside);
+        let found = checks(&mut inside);
         for name in ["user namespaces", "sandbox"] {
             let check = of(&found, name);
             assert_eq!(check["verdict"], "missing", "{check}");
