@@ -6,12 +6,15 @@ use crate::wire::{Channel, FromInit};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork, getegid, geteuid};
 
-pub use landlock::version as landlock_version;
-
 /// The version of Landlock below which there is no sandbox.
 pub const LANDLOCK_REQUIRED: i64 = landlock::REQUIRED as i64;
 /// The version of Landlock from which a sandbox has all that it asks for.
 pub const LANDLOCK_FOR_ALL: i64 = landlock::SCOPED as i64;
+
+/// The kernel's version of Landlock, 0 if there is none.
+pub fn landlock_version() -> i64 {
+    landlock::version()
+}
 
 /// Makes the namespaces of a user who is not root, and uses the rights that they give.
 pub fn user_namespaces() -> Result<(), SandboxError> {
