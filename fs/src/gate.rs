@@ -7,6 +7,7 @@
 
 use agentfs_core::changeset::Before;
 use agentfs_core::{RelPath, WorkUnit};
+use parking_lot::{ArcRwLockReadGuard, RawRwLock};
 
 /// What one operation would write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,21 +27,34 @@ pub struct Requester {
     pub tid: u32,
 }
 
+/// Keeps applies away as long as it lives.
+pub(crate) type NoApply = ArcRwLockReadGuard<RawRwLock, ()>;
+
 /// Proof that the gate let an operation through, or that it needs none.
 ///
-/// Only a gate makes one, and [`Permit::scratch`] for paths that are never locked.
+/// Only a gate makes one, and [`Permit::scratch`] for paths that are never locked. As long as it
+/// lives, no apply of this agent's changes begins: what is being written is neither its old nor
+/// its new version. So it is kept until the operation is done, and no longer.
 #[derive(Debug)]
-pub struct Permit(());
+pub struct Permit {
+    _no_apply: Option<NoApply>,
+}
 
 impl Permit {
-    /// For an operation on scratch paths alone.
+    /// For an operation on scratch paths alone, which no apply touches.
     pub(crate) fn scratch() -> Self {
-        Self(())
+        Self { _no_apply: None }
     }
 
     /// For the gate's own use.
+    pub(crate) fn guarded(no_apply: NoApply) -> Self {
+        Self { _no_apply: Some(no_apply) }
+    }
+
+    /// For gates of tests, which apply nothing.
+    #[cfg(test)]
     pub(crate) fn granted() -> Self {
-        Self(())
+        Self { _no_apply: None }
     }
 }
 

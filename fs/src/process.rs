@@ -26,9 +26,15 @@ pub fn is_interrupted(tid: u32) -> bool {
     status.is_none_or(|status| has_signal_to_take(&status))
 }
 
-/// Pending for the thread or its process, not blocked, not ignored (`proc_pid_status(5)`).
+/// Signals of everyday life, which a program that handles them does not expect to interrupt the
+/// opening of a file: SIGALRM, SIGCHLD, SIGCONT, SIGURG, SIGVTALRM, SIGPROF, SIGWINCH.
+const EVERYDAY: [i32; 7] = [14, 17, 18, 23, 26, 27, 28];
+
+/// Pending for the thread or its process, not blocked, not ignored (`proc_pid_status(5)`), and one
+/// that somebody means.
 fn has_signal_to_take(status: &Status) -> bool {
-    (status.sigpnd | status.shdpnd) & !status.sigblk & !status.sigign != 0
+    let everyday: u64 = EVERYDAY.iter().map(|number| 1 << (number - 1)).sum();
+    (status.sigpnd | status.shdpnd) & !status.sigblk & !status.sigign & !everyday != 0
 }
 
 #[cfg(test)]
@@ -63,6 +69,7 @@ mod tests {
         assert!(with(0, 2, 0, 0));
         assert!(!with(2, 0, 2, 0));
         assert!(!with(0, 2, 0, 2));
+        assert!(!with(1 << 16, 0, 0, 0), "SIGCHLD");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use agentfs_api::types::Outcome;
 use agentfs_tests::{Running, World, eventually, in_both_worlds};
 use serde_json::Value;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -131,6 +131,8 @@ fn environment() -> PathBuf {
 
 /// The server that plays the language model. It ends when it is dropped.
 struct Model {
+    // One play at a time: each of its agents alone keeps a processor busy for seconds.
+    _stage: File,
     server: Child,
     says: BufReader<ChildStdout>,
     address: String,
@@ -138,6 +140,9 @@ struct Model {
 
 impl Model {
     fn playing(play: &str) -> Self {
+        let stage = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("stage.lock"));
+        let stage = stage.expect("the stage's lock can be made");
+        stage.lock().expect("the stage can be locked");
         let mut server = Command::new("python3")
             .arg("-B")
             .arg(agents().join("llm_server.py"))
@@ -147,7 +152,7 @@ impl Model {
             .spawn()
             .expect("python3 is needed; on Debian and Ubuntu: apt-get install python3-venv");
         let says = BufReader::new(server.stdout.take().expect("it is piped"));
-        let mut model = Self { server, says, address: String::new() };
+        let mut model = Self { _stage: stage, server, says, address: String::new() };
         model.address = model.line();
         assert!(model.address.starts_with("http://"), "the model plays {play}");
         model

@@ -175,14 +175,12 @@ pub fn describe(event: &Event) -> String {
         Event::ApplyBegun { agent, paths: all, .. } => {
             format!("an apply of {agent}'s changes to {} begins", paths(all.len()))
         }
-        Event::Applied { agent, version, paths: all } => {
+        Event::Applied { agent, version, paths: all, .. } => {
             format!("base is at {version}: {agent}'s changes to {} are applied", paths(all.len()))
-        }
-        Event::ApplyAbandoned { agent, why } => {
-            format!("{agent}'s changes were not applied, base is as before: {why}")
         }
         Event::Pending { agent, why } => format!("{agent}'s changes stay pending: {why}"),
         Event::Discarded { agent } => format!("{agent}'s changes were discarded"),
+        Event::DeltaCleared { agent } => format!("{agent}'s discarded files are gone"),
         Event::Sealed { agent } => {
             format!("{agent}'s changes are sealed: kept, but without leases")
         }
@@ -204,9 +202,9 @@ pub fn whose(event: &Event) -> &AgentName {
         | Event::Forgotten { agent, .. }
         | Event::ApplyBegun { agent, .. }
         | Event::Applied { agent, .. }
-        | Event::ApplyAbandoned { agent, .. }
         | Event::Pending { agent, .. }
         | Event::Discarded { agent }
+        | Event::DeltaCleared { agent }
         | Event::Sealed { agent } => agent,
     }
 }

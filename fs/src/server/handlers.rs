@@ -152,7 +152,13 @@ pub(super) async fn start_run(
     State(context): State<Context>,
     body: axum::body::Bytes,
 ) -> Answer<StartedRun> {
-    let mut request: StartRun = decode(&body)?;
+    let request: StartRun = decode(&body)?;
+    // Apart from the request: a client that goes away must not leave a run that nobody watches.
+    let started = tokio::spawn(begin_run(context, request)).await;
+    started.unwrap_or(Err(ServiceError::Stopped)).map(Json)
+}
+
+async fn begin_run(context: Context, mut request: StartRun) -> Result<StartedRun, ServiceError> {
     let claims = std::mem::take(&mut request.claims);
     let pid = request.pid;
     let started = context.service.ask(move |owner| owner.start_run(request)).await?;
@@ -174,10 +180,10 @@ pub(super) async fn start_run(
     };
     if let Err(error) = ready.await {
         let run = started.run;
-        context.service.ask(move |owner| owner.end_run(run, Exit::NotStarted)).await?;
+        context.service.end_run(run, Exit::NotStarted).await?;
         return Err(error);
     }
-    Ok(Json(started))
+    Ok(started)
 }
 
 pub(super) async fn heartbeat(
@@ -195,7 +201,7 @@ pub(super) async fn end_run(
 ) -> Answer<RunSummary> {
     let run: RunId = parse(&run)?;
     let EndRun { exit } = decode(&body)?;
-    ask(&context, move |owner| owner.end_run(run, exit)).await
+    context.service.end_run(run, exit).await.map(Json)
 }
 
 pub(super) async fn apply(

@@ -5,6 +5,7 @@ use crate::layout;
 use crate::service::{Service, ServiceError};
 use agentfs_api::Workspace;
 use agentfs_api::types::StartedRun;
+use agentfs_core::machine::Exit;
 use agentfs_core::{AgentName, RunId};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -76,8 +77,12 @@ impl Server {
         if new {
             let dir = started.socket.parent().unwrap_or(Path::new("/"));
             layout::make_private(dir).map_err(ServiceError::io("make the directory", dir))?;
-            self.listen(&started.socket, Caller::Agent(started.agent.clone()))
-                .map_err(|error| ServiceError::BadRequest(error.to_string()))?;
+            let listens = self.listen(&started.socket, Caller::Agent(started.agent.clone()));
+            if let Err(ServerError::Listen { path, source }) = listens {
+                let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+                listening.remove(&started.agent);
+                return Err(ServiceError::Io { what: "listen on", path, source });
+            }
         }
         if let Some(user) = started.run_as {
             let given = layout::give(&started.socket, user);
@@ -115,9 +120,10 @@ impl Server {
             if ended.is_err() {
                 return;
             }
-            match service.ask(move |owner| owner.lose_run(run)).await {
-                Ok(true) => tracing::warn!(%run, "the shim vanished; the run is lost"),
-                Ok(false) | Err(ServiceError::Stopped) => {}
+            match service.end_run(run, Exit::Lost).await {
+                Ok(_) => tracing::warn!(%run, "the shim vanished; the run is lost"),
+                // It said before how the run ended, or the daemon ends.
+                Err(ServiceError::Rejected(_) | ServiceError::Stopped) => {}
                 Err(error) => tracing::error!(%run, %error, "a lost run could not be ended"),
             }
         });

@@ -5,8 +5,12 @@ use crate::gate::{Answer, Gate, Intent, Notice, Permit, Requester};
 use agentfs_core::changeset::Before;
 use agentfs_core::machine::PathFacts;
 use agentfs_core::{AgentName, RelPath, WorkUnit};
+use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Keeps an agent's writes away as long as it lives.
+pub type NoWrites = ArcRwLockWriteGuard<RawRwLock, ()>;
 
 /// What base holds at a path, looked up when asked.
 type BaseEntry = dyn Fn(&RelPath) -> Before + Send + Sync;
@@ -33,12 +37,15 @@ pub struct AgentGate {
     service: Service,
     base_entry: Box<BaseEntry>,
     known: Mutex<Known>,
+    /// Held for reading by every operation that writes, for writing by an apply.
+    applying: Arc<RwLock<()>>,
 }
 
 impl AgentGate {
     /// A gate that lets nothing through yet.
     pub fn new(agent: AgentName, service: Service, base_entry: Box<BaseEntry>) -> Arc<Self> {
-        Arc::new(Self { agent, service, base_entry, known: Mutex::default() })
+        let (known, applying) = Default::default();
+        Arc::new(Self { agent, service, base_entry, known, applying })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -54,6 +61,26 @@ impl AgentGate {
     /// The run has ended.
     pub fn close(&self) {
         *self.known() = Known::default();
+    }
+
+    /// For an operation that the owner has let through. Never while this thread holds the guard
+    /// of [`AgentGate::stop_writes`]: it would wait for itself.
+    pub fn permit(&self) -> Permit {
+        Permit::guarded(self.applying.read_arc())
+    }
+
+    /// Waits until no operation that writes is under way, and lets none begin while the guard
+    /// lives. They never wait for the owner, so the owner may wait for them.
+    pub fn stop_writes(&self) -> NoWrites {
+        self.applying.write_arc()
+    }
+
+    /// After the journal has failed: what was admitted may not be in it. What was read and what
+    /// is pinned stays true.
+    pub fn forget_admissions(&self, live: bool) {
+        let mut known = self.known();
+        known.live = live;
+        known.admitted.clear();
     }
 
     /// The next writes of `paths` need no round trip.
@@ -74,10 +101,15 @@ impl AgentGate {
         }
     }
 
-    /// Which of `paths` the view shows in an older version than base's, now no more.
-    pub fn unpin(&self, paths: &[RelPath]) -> Vec<RelPath> {
-        let mut known = self.known();
-        paths.iter().filter(|path| known.pinned.remove(*path).is_some()).cloned().collect()
+    /// Which of `paths` the view shows in an older version than base's.
+    pub fn pinned(&self, paths: &[RelPath]) -> Vec<RelPath> {
+        let known = self.known();
+        paths.iter().filter(|path| known.pinned.contains_key(*path)).cloned().collect()
+    }
+
+    /// The view shows base's version of `paths` again.
+    pub fn unpin(&self, paths: &[RelPath]) {
+        self.known().pinned.retain(|path, _| !paths.contains(path));
     }
 
     /// The agent's own changes have become base's `now`: it knows what it wrote.
@@ -85,6 +117,7 @@ impl AgentGate {
         let mut known = self.known();
         for (path, version) in now {
             known.admitted.remove(path);
+            known.pinned.remove(path);
             known.read.insert(path.clone(), *version);
         }
     }
@@ -109,7 +142,11 @@ impl Gate for AgentGate {
             WorkUnit::Dir(_) | WorkUnit::Process(_) | WorkUnit::Resource(_) => false,
         });
         let noted = intent.paths.iter().all(|path| known.admitted.contains(path));
-        (known.live && units_are_files && noted).then(Permit::granted)
+        if !(known.live && units_are_files && noted) {
+            return None;
+        }
+        // An apply is underway: the owner answers when it is done.
+        self.applying.try_read_arc().map(Permit::guarded)
     }
 
     fn ask(&self, intent: Intent, requester: Requester, answer: Answer) {
@@ -193,9 +230,10 @@ mod tests {
         gate.pin([(paths[0].clone(), version(1))]);
         gate.read(&paths[0]);
         assert_eq!(gate.facts(&paths)[0].read, Some(version(1)), "the pinned version");
-        assert_eq!(gate.unpin(&paths), paths);
+        assert_eq!(gate.pinned(&paths), paths);
+        gate.unpin(&paths);
         gate.read(&paths[0]);
         assert_eq!(gate.facts(&paths)[0].read, Some(version(2)));
-        assert_eq!(gate.unpin(&paths), []);
+        assert_eq!(gate.pinned(&paths), []);
     }
 }

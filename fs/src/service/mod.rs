@@ -21,9 +21,9 @@ mod waiters;
 pub use error::ServiceError;
 pub use owner::{Owner, Setup};
 
-use agentfs_api::types::Lock;
-use agentfs_core::WorkUnit;
-use agentfs_core::machine::ClaimRequest;
+use agentfs_api::types::{Lock, RunSummary};
+use agentfs_core::machine::{ClaimRequest, Exit};
+use agentfs_core::{RunId, WorkUnit};
 use std::sync::mpsc;
 use tokio::sync::oneshot;
 
@@ -75,6 +75,15 @@ impl Service {
             owner.after_commit(move || drop(reply.send(said)));
         }));
         answer.recv().unwrap_or(Err(ServiceError::Stopped))
+    }
+
+    /// Ends a run, publishes its changes if the policy says so, and tells how it went. Reading
+    /// what it changed may take long, so that is done while the owner serves others.
+    pub async fn end_run(&self, run: RunId, exit: Exit) -> Result<RunSummary, ServiceError> {
+        let work = self.ask(move |owner| owner.work_of_run(run)).await?;
+        let found = tokio::task::spawn_blocking(move || work.changes()).await;
+        let found = found.unwrap_or(Err(ServiceError::Stopped));
+        self.ask(move |owner| owner.end_run(run, exit, found)).await
     }
 
     /// Claims units and waits until they are granted or refused. If the future is dropped

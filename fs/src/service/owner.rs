@@ -203,10 +203,8 @@ impl Owner {
             }
         }
         for (agent, served) in &self.agents {
-            served.gate.close();
-            if self.machine.state().live_run_of(agent).is_some() {
-                served.gate.open();
-            }
+            let live = self.machine.state().live_run_of(agent).is_some();
+            served.gate.forget_admissions(live);
         }
     }
 

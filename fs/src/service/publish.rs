@@ -4,6 +4,7 @@
 //! views that need them, the steps in base, the end in the journal. What is cut off before the
 //! intent leaves base as it was; what is cut off after it is finished by the next daemon (G3).
 
+use super::gate::NoWrites;
 use super::{Owner, ServiceError};
 use crate::changeset::{self, Plan, Source, Staged};
 use crate::gate::ViewControl as _;
@@ -31,6 +32,9 @@ pub struct Work {
     scratch: Arc<Scratch>,
     based: BasedOn,
 }
+
+/// As long as it lives, the agent's writes stand still; empty for an agent that is not served.
+pub(super) struct Still(#[expect(dead_code, reason = "held for its end")] Option<NoWrites>);
 
 impl Work {
     /// What the agent changed. Blocks while it reads the delta.
@@ -63,8 +67,23 @@ impl Work {
         &self,
         job: impl FnOnce(&Source<'_>) -> Result<T, changeset::ChangeSetError>,
     ) -> Result<T, ServiceError> {
-        let is_scratch = |path: &RelPath, is_dir| self.scratch.is_scratch(path, is_dir);
+        // What the agent has written under a lease counts, even if base's rules have come to call
+        // it scratch meanwhile (G4).
+        let is_scratch =
+            |path: &RelPath, is_dir| !self.has_noted(path) && self.scratch.is_scratch(path, is_dir);
         Ok(job(&Source { base: &self.base, delta: &self.delta, is_scratch: &is_scratch })?)
+    }
+}
+
+impl Work {
+    /// Whether the path, or something below it, was written under a lease.
+    fn has_noted(&self, path: &RelPath) -> bool {
+        let mut from_here = self.based.range(path..);
+        let next = from_here.next().is_some_and(|(noted, _)| path.contains(noted));
+        // In byte order `a-b` lies between `a` and `a/b`.
+        next || from_here
+            .take_while(|(noted, _)| noted.as_bytes().starts_with(path.as_bytes()))
+            .any(|(noted, _)| path.contains(noted))
     }
 }
 
@@ -88,12 +107,14 @@ impl Owner {
 
     /// Makes an agent's changes part of base, whole or not at all.
     pub fn apply_agent(&mut self, agent: &AgentName) -> Result<Settled, ServiceError> {
+        let written: Vec<RelPath> = self.state().agent(agent)?.based.keys().cloned().collect();
+        let still = self.stand_still(agent, &written)?;
         let changes = self.changes_of(agent)?;
         let before = self.units_of(agent);
         let outcome = if changes.is_empty() {
             Outcome::Nothing
         } else {
-            self.apply_set(agent, &changes)?;
+            self.apply_set(agent, &changes, still)?;
             Outcome::Applied { version: self.state().base_version }
         };
         Ok(self.settled(agent, changes, outcome, &before))
@@ -107,12 +128,22 @@ impl Owner {
         let changes = self.changes_of(agent)?;
         let before = self.units_of(agent);
         self.command(Command::Discard { agent: agent.clone() })?;
-        // The journal first: a daemon that ends between the two leaves files that a later
-        // discard finds again, not a journal that believes in files that are gone.
-        if self.commit() {
-            self.drop_from_delta(agent, &[])?;
+        if !self.commit() {
+            return Err(ServiceError::Stopped);
         }
+        self.clear_discarded(agent)?;
         Ok(self.settled(agent, changes, Outcome::Discarded, &before))
+    }
+
+    /// Takes out of the delta what the journal says is discarded. A daemon that ends before this
+    /// is done leaves it to the next one: what was discarded never comes back as a change.
+    pub(super) fn clear_discarded(&mut self, agent: &AgentName) -> Result<(), ServiceError> {
+        if self.state().agent(agent)?.clearing {
+            self.open_view(agent)?;
+            self.drop_from_delta(agent, &[])?;
+            self.command(Command::DeltaCleared { agent: agent.clone() })?;
+        }
+        Ok(())
     }
 
     fn settled(
@@ -130,14 +161,30 @@ impl Owner {
         self.state().locks.leases_of(agent).map(|lease| lease.unit.clone()).collect()
     }
 
+    /// Lets none of the agent's writes begin while the result lives; refuses if one of `paths` is
+    /// open for writing.
+    pub(super) fn stand_still(
+        &mut self,
+        agent: &AgentName,
+        paths: &[RelPath],
+    ) -> Result<Still, ServiceError> {
+        // Writes that were let through and not yet answered would never end otherwise.
+        if !self.commit() {
+            return Err(ServiceError::Stopped);
+        }
+        let still = Still(self.agents.get(agent).map(|served| served.gate.stop_writes()));
+        self.refuse_while_written(agent, paths)?;
+        Ok(still)
+    }
+
     /// Applies `changes`, which are not empty, and tells the views.
     pub(super) fn apply_set(
         &mut self,
         agent: &AgentName,
         changes: &ChangeSet,
+        still: Still,
     ) -> Result<(), ServiceError> {
         let paths: Vec<RelPath> = changes.changes.iter().map(|c| c.path.clone()).collect();
-        self.refuse_while_written(agent, &paths)?;
         let work = self.work_of(agent)?;
         let conflicts = work.conflicts(changes)?;
         if !conflicts.is_empty() {
@@ -151,8 +198,13 @@ impl Owner {
         }
         self.pin_elsewhere(agent, changes);
         let plan = staged.plan().clone();
-        let applied = staged.commit()?;
-        self.finish_apply(agent, &plan, &applied)
+        let stage = staged.stage_dir().to_owned();
+        let applied = staged.commit().or_else(|error| {
+            // Base is half changed now: the one way is forward.
+            tracing::error!(%agent, %error, "an apply was interrupted; going on with it");
+            changeset::resume(&self.workspace.root, &stage, &plan)
+        })?;
+        self.finish_apply(agent, &plan, &applied, still)
     }
 
     /// A file that is being written is neither its old nor its new version.
@@ -195,10 +247,11 @@ impl Owner {
         let paths: Vec<RelPath> = old.iter().map(|(path, _)| path.clone()).collect();
         let live = |agent: &AgentName| self.state().live_run_of(agent).is_some();
         for (agent, served) in self.agents.iter().filter(|(a, _)| *a != author && live(a)) {
-            match served.view.pin(&paths) {
-                Ok(()) => served.gate.pin(old.iter().cloned()),
-                // Its view moves forward early; a write based on what it read is still refused.
-                Err(error) => tracing::warn!(%agent, %error, "old versions could not be kept"),
+            served.gate.pin(old.iter().cloned());
+            // Without pins its view moves forward early; what it has read still counts as old, so
+            // a write that is based on it is refused.
+            if let Err(error) = served.view.pin(&paths) {
+                tracing::warn!(%agent, %error, "old versions could not be kept");
             }
         }
     }
@@ -208,25 +261,47 @@ impl Owner {
         agent: &AgentName,
         plan: &Plan,
         applied: &changeset::Applied,
+        still: Still,
     ) -> Result<(), ServiceError> {
         for kept in &applied.kept {
             tracing::warn!(%agent, "{kept}");
         }
+        let live = self.state().live_run_of(agent).is_some();
+        let rebased = if live {
+            self.publish_live(agent, plan, applied)?
+        } else {
+            // Nobody writes any more: what is left was copied up and not changed.
+            self.drop_from_delta(agent, &[])?;
+            Vec::new()
+        };
+        // Before others hear of it: one of them may be a write of this very agent that waits.
+        drop(still);
+        self.command(Command::FinishApply { agent: agent.clone(), rebased })?;
+        self.refresh_idle_views();
+        Ok(())
+    }
+
+    /// Takes what was applied out of the delta of an agent that goes on running, and lets its view
+    /// show base there. Says where the agent has written again since the staging, and on what.
+    fn publish_live(
+        &mut self,
+        agent: &AgentName,
+        plan: &Plan,
+        applied: &changeset::Applied,
+    ) -> Result<Vec<(RelPath, Before)>, ServiceError> {
         let delta = AgentDirs::delta_of(&self.workspace, agent);
         let done = changeset::unchanged_since_staged(&delta, plan)?;
         if !done.is_empty() {
             self.drop_from_delta(agent, &done)?;
         }
-        if let Some(served) = self.agents.get(agent)
-            && self.state().live_run_of(agent).is_some()
-        {
-            let now: Vec<(RelPath, Before)> =
-                applied.now.iter().map(|(path, version)| (path.clone(), *version)).collect();
-            served.gate.published(&now);
+        let now = applied.now.iter().map(|(path, version)| (path.clone(), *version));
+        let (settled, rebased) = now.partition::<Vec<_>, _>(|(path, _)| done.contains(path));
+        if let Some(served) = self.agents.get(agent) {
+            let synced = served.view.sync(Some(&done));
+            synced.map_err(ServiceError::io("bring up to date the view of", agent.as_str()))?;
+            served.gate.published(&settled);
         }
-        self.command(Command::FinishApply { agent: agent.clone() })?;
-        self.refresh_idle_views();
-        Ok(())
+        Ok(rebased)
     }
 
     fn drop_from_delta(&self, agent: &AgentName, paths: &[RelPath]) -> Result<(), ServiceError> {
@@ -245,7 +320,7 @@ impl Owner {
             let root = self.workspace.root.clone();
             let applied = changeset::resume(&root, Path::new(&apply.stage), &plan)?;
             self.open_view(&agent)?;
-            self.finish_apply(&agent, &plan, &applied)?;
+            self.finish_apply(&agent, &plan, &applied, Still(None))?;
             tracing::info!(%agent, "finished an apply that was cut off");
         }
         self.commit();

@@ -75,7 +75,7 @@ impl Owner {
     /// discarded.
     pub fn agents_at_rest(&self) -> Vec<AgentName> {
         let agents = self.state().agents.iter();
-        let at_rest = agents.filter(|(_, agent)| agent.live.is_none() && !agent.based.is_empty());
+        let at_rest = agents.filter(|(_, agent)| agent.live.is_none() && agent.may_have_changes());
         at_rest.map(|(name, _)| name.clone()).collect()
     }
 

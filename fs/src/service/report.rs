@@ -67,11 +67,11 @@ pub fn agents(state: &State, view: impl Fn(&AgentName) -> Option<PathBuf>) -> Ve
         let waits = state.locks.queue().any(|claim| claim.agent == *name);
         Agent {
             name: name.clone(),
-            state: match (known.live, waits, known.based.is_empty()) {
+            state: match (known.live, waits, known.may_have_changes()) {
                 (Some(_), true, _) => AgentState::Waiting,
                 (Some(_), false, _) => AgentState::Running,
-                (None, _, false) => AgentState::Pending,
-                (None, _, true) => AgentState::Idle,
+                (None, _, true) => AgentState::Pending,
+                (None, _, false) => AgentState::Idle,
             },
             run: known.latest,
             view: view(name),

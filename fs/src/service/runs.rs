@@ -2,6 +2,7 @@
 
 use super::gate::AgentGate;
 use super::owner::{Served, read_config};
+use super::publish::Work;
 use super::{Owner, ServiceError, report};
 use crate::changeset;
 use crate::fuse;
@@ -11,6 +12,7 @@ use crate::layout::{self, AgentDirs};
 use crate::process;
 use crate::view::{Scratch, View, ViewSpec};
 use agentfs_api::types::{Outcome, RunSummary, StartRun, StartedRun};
+use agentfs_core::changeset::ChangeSet;
 use agentfs_core::config::{Publish, Span};
 use agentfs_core::machine::{Command, Exit, Policy, Reply};
 use agentfs_core::{AgentName, RelPath, RunId};
@@ -49,7 +51,8 @@ impl Owner {
     /// The view of a run that begins: with base's `.git`, unless changes are still pending that the
     /// agent's own may belong to.
     fn begin_view(&mut self, run: RunId, agent: &AgentName) -> Result<AgentDirs, ServiceError> {
-        if self.state().agent(agent)?.based.is_empty() {
+        self.clear_discarded(agent)?;
+        if !self.state().agent(agent)?.may_have_changes() {
             let dirs = self.open_view(agent)?;
             let aside = dirs.set_git_aside(run);
             aside.map_err(ServiceError::io("set aside the old .git in", &dirs.delta))?;
@@ -94,7 +97,7 @@ impl Owner {
             .view
             .sync(None)
             .map_err(ServiceError::io("bring up to date the view at", &mountpoint))?;
-        if served.mounted.is_none() {
+        if served.mounted.as_ref().is_none_or(fuse::MountedView::has_ended) {
             layout::make_private(&mountpoint)
                 .map_err(ServiceError::io("make the directory", &mountpoint))?;
             served.mounted = Some(fuse::mount(served.view.clone(), &mountpoint)?);
@@ -139,27 +142,41 @@ impl Owner {
         self.command(Command::Heartbeat { run }).map(drop)
     }
 
-    /// Ends a run, publishes its changes if the policy says so, and tells how it went.
-    pub fn end_run(&mut self, run: RunId, exit: Exit) -> Result<RunSummary, ServiceError> {
+    /// What is needed to look at what a run, which lives, has changed.
+    pub(super) fn work_of_run(&mut self, run: RunId) -> Result<Work, ServiceError> {
         let agent = self.state().live_run(run)?.agent.clone();
-        let changes = self.changes_of(&agent)?;
-        let publish = self.config.publish;
-        let why = match publish {
-            _ if exit != Exit::Code(0) => format!("the command {exit}"),
-            Publish::Manual => "publish = \"manual\"".to_owned(),
-            Publish::OnSuccess => "the daemon ended before they were applied".to_owned(),
-        };
+        self.work_of(&agent)
+    }
+
+    /// Ends a run of which `found` is what it has changed, publishes that if the policy says so,
+    /// and tells how it went. Changes that can't be read are kept as they are.
+    pub(super) fn end_run(
+        &mut self,
+        run: RunId,
+        exit: Exit,
+        found: Result<ChangeSet, ServiceError>,
+    ) -> Result<RunSummary, ServiceError> {
+        let agent = self.state().live_run(run)?.agent.clone();
         let units = self.state().live_run(run)?.units.iter().cloned().collect();
-        let changed = changes.changes.len();
+        let publish = self.config.publish;
+        let why = match (&found, publish) {
+            (Err(error), _) => format!("they can't be read: {error}"),
+            _ if exit != Exit::Code(0) => format!("the command {exit}"),
+            (_, Publish::Manual) => "publish = \"manual\"".to_owned(),
+            (_, Publish::OnSuccess) => "the daemon ended before they were applied".to_owned(),
+        };
+        let is_unread = found.is_err();
+        let changes = found.unwrap_or_default();
+        let changed = if is_unread {
+            self.state().agent(&agent)?.based.len().max(1)
+        } else {
+            changes.changes.len()
+        };
         self.command(Command::EndRun { run, exit, changed, why })?;
-        if changes.is_empty() {
+        if changed == 0 {
             self.drop_copies(&agent);
-        } else if exit == Exit::Code(0)
-            && publish == Publish::OnSuccess
-            && let Err(error) = self.apply_set(&agent, &changes)
-        {
-            let why = error.to_string();
-            self.command(Command::KeepPending { agent: agent.clone(), why })?;
+        } else if exit == Exit::Code(0) && publish == Publish::OnSuccess && !is_unread {
+            self.publish_run(&agent, &changes)?;
         }
         let ended = self.state().runs.get(&run);
         let outcome = ended.and_then(|run| run.outcome.as_ref()).map(report::outcome);
@@ -173,6 +190,17 @@ impl Owner {
         })
     }
 
+    /// Applies the changes of a run that has ended; where that can't be, they stay pending.
+    fn publish_run(&mut self, agent: &AgentName, changes: &ChangeSet) -> Result<(), ServiceError> {
+        let paths: Vec<RelPath> = changes.changes.iter().map(|c| c.path.clone()).collect();
+        let still = self.stand_still(agent, &paths);
+        if let Err(error) = still.and_then(|still| self.apply_set(agent, changes, still)) {
+            let (agent, why) = (agent.clone(), error.to_string());
+            self.command(Command::KeepPending { agent, why })?;
+        }
+        Ok(())
+    }
+
     /// After a run without changes: files that were copied up and not changed need not stay.
     fn drop_copies(&self, agent: &AgentName) {
         if let Some(served) = self.agents.get(agent)
@@ -182,19 +210,17 @@ impl Owner {
         }
     }
 
-    /// Ends a run whose shim is gone, unless the shim said before how it ended; says whether.
-    pub fn lose_run(&mut self, run: RunId) -> Result<bool, ServiceError> {
-        let live = self.state().live_run(run).is_ok();
-        if live {
-            self.end_run(run, Exit::Lost)?;
-        }
-        Ok(live)
-    }
-
     /// What a new daemon does first: finishes applies that were cut off, ends runs whose shim is
-    /// gone, serves the views of the others again. Returns when all is consistent (G9).
+    /// gone, serves the views of the others again. Returns when all is consistent (G9). What goes
+    /// wrong with one agent is logged, and is no reason not to serve the others.
     pub(super) fn recover(&mut self) -> Result<(), ServiceError> {
         self.finish_applies()?;
+        let agents: Vec<AgentName> = self.state().agents.keys().cloned().collect();
+        for agent in agents {
+            if let Err(error) = self.clear_discarded(&agent) {
+                tracing::error!(%agent, %error, "discarded files are still there");
+            }
+        }
         let live: Vec<(RunId, AgentName, bool)> = self
             .state()
             .runs
@@ -203,12 +229,11 @@ impl Owner {
             .map(|run| (run.id, run.agent.clone(), process::is_alive(&run.process)))
             .collect();
         for (run, agent, alive) in live {
-            if alive {
-                self.serve(&agent)?;
-            } else {
-                let changed = self.changes_of(&agent)?.changes.len();
-                let why = format!("the command {}", Exit::Lost);
-                self.command(Command::EndRun { run, exit: Exit::Lost, changed, why })?;
+            if !alive {
+                let found = self.changes_of(&agent);
+                self.end_run(run, Exit::Lost, found)?;
+            } else if let Err(error) = self.serve(&agent) {
+                tracing::error!(%agent, %error, "its view can't be served again");
             }
         }
         self.end_stale_waits()?;

@@ -68,21 +68,25 @@ impl Owner {
         };
         // A path that is shown in an old version is shown in the new one from here on: a write
         // that goes through must build on it, and one that is refused must be able to read it.
-        let outdated = served.gate.unpin(&intent.paths);
-        if !outdated.is_empty()
-            && let Err(error) = served.view.sync(Some(&outdated))
-        {
-            tracing::warn!(%agent, %error, "the view could not be moved to the new base");
+        let outdated = served.gate.pinned(&intent.paths);
+        if !outdated.is_empty() {
+            if let Err(error) = served.view.sync(Some(&outdated)) {
+                tracing::warn!(%agent, %error, "the view could not be moved to the new base");
+            }
+            // Only now: what is read until then is still noted as the old version.
+            served.gate.unpin(&outdated);
         }
         let facts = served.gate.facts(&intent.paths);
         let cause = intent.operation.to_owned();
         match self.command(Command::Admit { agent: agent.clone(), cause, facts }) {
             Ok(Reply::Refused(why)) => self.answer(answer, Err(refusal(why))),
             Ok(_) => {
-                if let Some(served) = self.agents.get(agent) {
-                    served.gate.admit(&intent.paths);
-                }
-                self.answer(answer, Ok(Permit::granted()));
+                let Some(served) = self.agents.get(agent) else {
+                    return self.answer(answer, Err(Refusal::Closed));
+                };
+                served.gate.admit(&intent.paths);
+                let permit = served.gate.permit();
+                self.answer(answer, Ok(permit));
             }
             Err(error) => {
                 tracing::error!(%agent, %error, "an admission was rejected");

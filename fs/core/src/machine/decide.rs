@@ -4,6 +4,7 @@ use super::{
     ClaimEnd, ClaimRequest, Command, Event, LeaseEnd, Machine, OPERATOR, PathFacts, Policy,
     ProcessMark, RefusalKind, Rejection, Reply,
 };
+use crate::changeset::Before;
 use crate::explain;
 use crate::ids::{AgentName, ClaimId, RunId, Token};
 use crate::locks::{Claim, Lease, Origin};
@@ -80,9 +81,8 @@ impl Step<'_> {
                 if self.machine.state.agent(&agent)?.based.contains_key(&path) {
                     self.emit(Event::Forgotten { agent: agent.clone(), path: path.clone() });
                 }
-                let unit = WorkUnit::File(path);
                 self.end_leases(&agent, LeaseEnd::Forgotten, |lease| {
-                    lease.origin == Origin::Write && lease.unit == unit
+                    lease.origin == Origin::Write && lease.unit.path() == Some(&path)
                 });
                 Ok(Reply::Done)
             }
@@ -91,12 +91,7 @@ impl Step<'_> {
                 self.emit(Event::ApplyBegun { agent, paths, stage, plan });
                 Ok(Reply::Done)
             }
-            Command::FinishApply { agent } => self.finish_apply(&agent),
-            Command::AbandonApply { agent, why } => {
-                self.underway(&agent)?;
-                self.emit(Event::ApplyAbandoned { agent, why });
-                Ok(Reply::Done)
-            }
+            Command::FinishApply { agent, rebased } => self.finish_apply(&agent, rebased),
             Command::KeepPending { agent, why } => {
                 self.machine.state.agent(&agent)?;
                 self.emit(Event::Pending { agent, why });
@@ -108,6 +103,11 @@ impl Step<'_> {
                 self.end_leases(&agent, LeaseEnd::Discarded, |lease| {
                     !live || lease.origin == Origin::Write
                 });
+                Ok(Reply::Done)
+            }
+            Command::DeltaCleared { agent } => {
+                self.machine.state.agent(&agent)?;
+                self.emit(Event::DeltaCleared { agent });
                 Ok(Reply::Done)
             }
             Command::Tick => {
@@ -146,7 +146,7 @@ impl Step<'_> {
             })
         });
         let free = |name: &AgentName| {
-            agents.get(name).is_none_or(|known| known.live.is_none() && known.based.is_empty())
+            agents.get(name).is_none_or(|known| known.live.is_none() && !known.may_have_changes())
         };
         names.filter_map(|name| name.parse().ok()).find(free).expect("names never run out")
     }
@@ -267,22 +267,28 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn finish_apply(&mut self, agent: &AgentName) -> Result<Reply, Rejection> {
-        let paths = self.underway(agent)?;
-        let version = self.machine.state.base_version.next();
-        self.emit(Event::Applied { agent: agent.clone(), version, paths: paths.clone() });
-        let live = self.machine.state.live_run_of(agent).is_some();
-        self.end_leases(agent, LeaseEnd::Applied, |lease| {
-            let of_a_write = lease.origin == Origin::Write
-                && lease.unit.path().is_some_and(|path| paths.contains(path));
+    /// A run that goes on keeps what it asked for, and what it has written again.
+    fn finish_apply(
+        &mut self,
+        agent: &AgentName,
+        rebased: Vec<(RelPath, Before)>,
+    ) -> Result<Reply, Rejection> {
+        let state = &self.machine.state;
+        let underway = state.underway.get(agent);
+        let paths = underway.ok_or_else(|| Rejection::NoApply(agent.clone()))?.paths.clone();
+        let version = state.base_version.next();
+        let live = state.live_run_of(agent).is_some();
+        let kept: Vec<RelPath> = rebased.iter().map(|(path, _)| path.clone()).collect();
+        let settled = |path: &RelPath| paths.contains(path) && !kept.contains(path);
+        let ends = |lease: &Lease| {
+            let of_a_write =
+                lease.origin == Origin::Write && lease.unit.path().is_some_and(settled);
             !live || of_a_write
-        });
+        };
+        let paths = paths.clone();
+        self.emit(Event::Applied { agent: agent.clone(), version, paths, rebased });
+        self.end_leases(agent, LeaseEnd::Applied, ends);
         Ok(Reply::Done)
-    }
-
-    fn underway(&self, agent: &AgentName) -> Result<Vec<RelPath>, Rejection> {
-        let underway = self.machine.state.underway.get(agent);
-        underway.map(|u| u.paths.clone()).ok_or_else(|| Rejection::NoApply(agent.clone()))
     }
 
     fn time_out(&mut self) {
@@ -312,7 +318,7 @@ impl Step<'_> {
         let state = &self.machine.state;
         let bare = state.locks.leases_of(agent).next().is_none();
         let known = state.agents.get(agent);
-        if bare && known.is_some_and(|k| k.live.is_none() && !k.based.is_empty() && !k.sealed) {
+        if bare && known.is_some_and(|k| k.live.is_none() && k.may_have_changes() && !k.sealed) {
             self.emit(Event::Sealed { agent: agent.clone() });
         }
     }

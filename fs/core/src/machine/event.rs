@@ -127,13 +127,9 @@ pub enum Event {
         version: BaseVersion,
         /// Which paths.
         paths: Vec<RelPath>,
-    },
-    /// An apply did not happen.
-    ApplyAbandoned {
-        /// Whose changes.
-        agent: AgentName,
-        /// Why.
-        why: String,
+        /// Those of them that the agent has written again meanwhile, and what that is based on.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        rebased: Vec<(RelPath, Before)>,
     },
     /// Changes stay pending.
     Pending {
@@ -144,6 +140,11 @@ pub enum Event {
     },
     /// Changes were dropped.
     Discarded {
+        /// Whose.
+        agent: AgentName,
+    },
+    /// The delta of discarded changes is cleared.
+    DeltaCleared {
         /// Whose.
         agent: AgentName,
     },

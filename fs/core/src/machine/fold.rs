@@ -57,7 +57,8 @@ impl State {
                 let agent = self.known_mut(agent)?;
                 agent.live = None;
                 agent.last_sign = at;
-                if *changed == 0 {
+                agent.pending = *changed > 0;
+                if !agent.pending {
                     agent.based.clear();
                 }
             }
@@ -106,22 +107,27 @@ impl State {
                 let (paths, stage, plan) = (paths.clone(), stage.clone(), plan.clone());
                 self.underway.insert(agent.clone(), Underway { paths, stage, plan });
             }
-            Event::Applied { agent, version, paths } => {
+            Event::Applied { agent, version, paths, rebased } => {
                 self.underway.remove(agent);
                 self.base_version = *version;
                 let known = self.known_mut(agent)?;
-                known.based.retain(|path, _| !paths.contains(path));
+                if known.live.is_some() {
+                    known.based.retain(|path, _| !paths.contains(path));
+                } else {
+                    // What was copied up and never changed is not pending either.
+                    known.based.clear();
+                }
+                known.based.extend(rebased.iter().cloned());
                 self.settle(agent, &Outcome::Applied(*version))?;
-            }
-            Event::ApplyAbandoned { agent, why } => {
-                self.underway.remove(agent);
-                self.explain_pending(agent, why);
             }
             Event::Pending { agent, why } => self.explain_pending(agent, why),
             Event::Discarded { agent } => {
-                self.known_mut(agent)?.based.clear();
+                let known = self.known_mut(agent)?;
+                known.based.clear();
+                known.clearing = true;
                 self.settle(agent, &Outcome::Discarded)?;
             }
+            Event::DeltaCleared { agent } => self.known_mut(agent)?.clearing = false,
             Event::Sealed { agent } => self.known_mut(agent)?.sealed = true,
         }
         Ok(())
@@ -144,7 +150,9 @@ impl State {
 
     /// All pending runs of an agent share one delta, and so one outcome.
     fn settle(&mut self, agent: &AgentName, outcome: &Outcome) -> Result<(), Misfit> {
-        self.known_mut(agent)?.sealed = false;
+        let known = self.known_mut(agent)?;
+        known.sealed = false;
+        known.pending = false;
         for pending in self.pending_runs(agent) {
             pending.outcome = Some(outcome.clone());
         }
@@ -186,7 +194,16 @@ impl State {
 
 fn idle(at: Timestamp) -> Agent {
     let ttl = crate::config::Config::default().ttl.0;
-    Agent { live: None, latest: None, based: BasedOn::new(), sealed: false, last_sign: at, ttl }
+    Agent {
+        live: None,
+        latest: None,
+        based: BasedOn::new(),
+        pending: false,
+        clearing: false,
+        sealed: false,
+        last_sign: at,
+        ttl,
+    }
 }
 
 fn waited(claim: &Claim, at: Timestamp, text: &str) -> Incident {

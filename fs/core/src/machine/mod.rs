@@ -111,13 +111,9 @@ pub enum Command {
     FinishApply {
         /// Whose changes.
         agent: AgentName,
-    },
-    /// The apply will not happen, and base is as before.
-    AbandonApply {
-        /// Whose changes.
-        agent: AgentName,
-        /// Why, for people.
-        why: String,
+        /// The paths that the agent has written again since they were staged, and what base holds
+        /// there now: the agent's newest work is based on that.
+        rebased: Vec<(RelPath, Before)>,
     },
     /// The changes stay pending, for this reason.
     KeepPending {
@@ -126,8 +122,13 @@ pub enum Command {
         /// Why, for people.
         why: String,
     },
-    /// The agent's changes are dropped.
+    /// The agent's changes are dropped: its delta is to be cleared, and nothing in it counts.
     Discard {
+        /// Whose.
+        agent: AgentName,
+    },
+    /// The delta has been cleared.
+    DeltaCleared {
         /// Whose.
         agent: AgentName,
     },
@@ -244,6 +245,10 @@ pub struct Agent {
     pub latest: Option<RunId>,
     /// What each path it has written was based on.
     pub based: BasedOn,
+    /// Whether its latest run left changes that are neither applied nor discarded.
+    pub pending: bool,
+    /// Whether its changes were discarded, but its delta is not known to be cleared yet.
+    pub clearing: bool,
     /// Whether its changes have outlived their leases.
     pub sealed: bool,
     /// The last sign of life.
@@ -335,6 +340,13 @@ pub struct State {
     last_token: Token,
     last_claim: ClaimId,
     last_run: RunId,
+}
+
+impl Agent {
+    /// Whether it may have changes that are neither applied nor discarded.
+    pub fn may_have_changes(&self) -> bool {
+        self.pending || !self.based.is_empty()
+    }
 }
 
 impl State {

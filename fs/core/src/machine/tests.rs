@@ -82,7 +82,7 @@ impl Story {
         let paths = self.machine.state.agents[&agent].based.keys().cloned().collect();
         let (stage, plan) = (String::new(), String::new());
         self.run(Command::BeginApply { agent: agent.clone(), paths, stage, plan })?;
-        self.run(Command::FinishApply { agent })
+        self.run(Command::FinishApply { agent, rebased: vec![] })
     }
 
     fn end(&mut self, agent: &str, exit: Exit) {
@@ -185,6 +185,49 @@ fn a_deadlock_is_refused_at_once() {
     assert_eq!(s.write("alice", "b"), Reply::Waiting(ClaimId(1)));
     assert_eq!(s.write("bob", "a"), Reply::Refused(RefusalKind::Deadlock));
     assert!(s.explained("bob")[0].contains("bob would wait for alice, who waits for bob"));
+}
+
+#[test]
+fn what_was_written_again_during_an_apply_stays_pending_and_leased() {
+    let mut s = Story::with(&["alice", "bob"]);
+    s.write("alice", "a");
+    s.admit("alice", "a", None, version(1));
+    s.write("alice", "b");
+    s.admit("alice", "b", None, version(1));
+    let agent = name("alice");
+    let paths = vec!["a".parse().unwrap(), "b".parse().unwrap()];
+    let (stage, plan) = (String::new(), String::new());
+    s.run(Command::BeginApply { agent: agent.clone(), paths, stage, plan }).unwrap();
+    let rebased = vec![("b".parse().unwrap(), version(2))];
+    s.run(Command::FinishApply { agent: agent.clone(), rebased }).unwrap();
+    assert_eq!(s.holders(), ["alice b"]);
+    let based = &s.machine.state.agents[&agent].based;
+    assert_eq!(
+        based.iter().map(|(p, b)| (p.to_string(), *b)).collect::<Vec<_>>(),
+        [("b".into(), version(2))]
+    );
+}
+
+#[test]
+fn a_discard_is_remembered_until_the_delta_is_cleared() {
+    let mut s = Story::with(&["alice"]);
+    s.write("alice", "a");
+    s.admit("alice", "a", None, version(1));
+    s.end("alice", Exit::Code(1));
+    assert!(s.machine.state.agents[&name("alice")].may_have_changes());
+    s.run(Command::Discard { agent: name("alice") }).unwrap();
+    let state = |s: &Story| s.machine.state.agents[&name("alice")].clone();
+    assert!(state(&s).clearing && !state(&s).may_have_changes());
+    s.run(Command::DeltaCleared { agent: name("alice") }).unwrap();
+    assert!(!state(&s).clearing);
+}
+
+#[test]
+fn a_directory_made_and_removed_again_is_free() {
+    let mut s = Story::with(&["alice"]);
+    s.write("alice", "td/");
+    s.run(Command::Forget { agent: name("alice"), path: "td".parse().unwrap() }).unwrap();
+    assert_eq!(s.holders(), [""; 0]);
 }
 
 #[test]
