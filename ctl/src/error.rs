@@ -121,7 +121,7 @@ impl Error {
 fn of_api(error: &ApiError) -> Exit {
     match error {
         ApiError::NoDaemon(_) | ApiError::Start { .. } | ApiError::Locate(_) => Exit::NoDaemon,
-        ApiError::Transport(_) => Exit::Failure,
+        ApiError::Transport(_) | ApiError::NotOurs(_) => Exit::Failure,
         ApiError::Refused { code, .. } => match code {
             ErrorCode::BadRequest => Exit::Usage,
             ErrorCode::NotFound => Exit::NotFound,

@@ -22,6 +22,9 @@ pub enum ApiError {
     /// No daemon listens on the socket.
     #[error("no daemon serves {}; start it with `agentfs mount {}`", .0.display(), .0.display())]
     NoDaemon(PathBuf),
+    /// Somebody else could have put the socket there.
+    #[error("{} belongs to another user; remove it, or set AGENTFS_RUNTIME_DIR to a directory of your own", .0.display())]
+    NotOurs(PathBuf),
     /// The daemon could not be started.
     #[error("the daemon of {} could not be started: {why}", root.display())]
     Start {
@@ -71,6 +74,9 @@ impl Client {
 
     /// A client of the running daemon of `workspace`; [`ApiError::NoDaemon`] if none answers.
     pub fn connect(workspace: &Workspace) -> Result<Self, ApiError> {
+        if !workspace.runtime_dir_is_ours() {
+            return Err(ApiError::NotOurs(workspace.runtime_dir.clone()));
+        }
         let client = Self::on_socket(&workspace.operator_socket(), &workspace.root)?;
         client.status()?;
         Ok(client)

@@ -9,6 +9,7 @@
 use agentfs_core::{AgentName, RelPath};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Why no workspace was found.
@@ -85,6 +86,18 @@ impl Workspace {
         self.state_dir.join("daemon.log")
     }
 
+    /// Whether nobody but this user can have put sockets there: the directory is this user's own,
+    /// or is not there. (Where `XDG_RUNTIME_DIR` is not set it lies in `/tmp`.)
+    pub fn runtime_dir_is_ours(&self) -> bool {
+        match self.runtime_dir.symlink_metadata() {
+            Ok(found) => {
+                let user = rustix::process::geteuid().as_raw();
+                found.is_dir() && found.uid() == user && found.mode() & 0o022 == 0
+            }
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        }
+    }
+
     /// Whether a daemon has ever served this workspace: there is a journal.
     pub fn has_state(&self) -> bool {
         self.state_dir.join("journal.db").exists()
@@ -123,13 +136,23 @@ impl Places {
         }
     }
 
+    /// The nearest that is served; else, no further up than the nearest repository of its own,
+    /// the nearest that has state; else the nearest that looks like one.
     fn containing(&self, start: &Path) -> Option<Workspace> {
         let upwards = || start.ancestors().map(|dir| self.workspace(dir));
-        upwards()
-            .find(|workspace| workspace.operator_socket().exists())
-            .or_else(|| upwards().find(Workspace::has_state))
-            .or_else(|| upwards().find(|workspace| is_marked(&workspace.root)))
+        let served = upwards().find(|workspace| workspace.operator_socket().exists());
+        served.or_else(|| {
+            let top = upwards().position(|workspace| stands_alone(&workspace.root));
+            let within = top.map_or(usize::MAX, |top| top + 1);
+            let with_state = upwards().take(within).find(Workspace::has_state);
+            with_state.or_else(|| upwards().find(|workspace| is_marked(&workspace.root)))
+        })
     }
+}
+
+/// Whether `dir` is a repository of its own, not part of another: a submodule's `.git` is a file.
+fn stands_alone(dir: &Path) -> bool {
+    dir.join(agentfs_core::config::FILE_NAME).is_file() || dir.join(".git").is_dir()
 }
 
 /// Whether `dir` looks like something to serve.
@@ -239,6 +262,19 @@ mod tests {
         assert_eq!(found().as_ref(), Some(&inner), "the nearest with state comes first");
         make(places.workspace(&outer).operator_socket());
         assert_eq!(found().as_ref(), Some(&outer), "a served one comes before all");
+    }
+
+    #[test]
+    fn a_repository_of_its_own_is_not_part_of_what_lies_around_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path();
+        let places = Places { state: top.join("state"), runtime: top.join("runtime") };
+        let (home, repo) = (top.join("home"), top.join("home/repo"));
+        std::fs::create_dir_all(repo.join(".git")).unwrap();
+        let journal = places.workspace(&home).state_dir.join("journal.db");
+        std::fs::create_dir_all(journal.parent().unwrap()).unwrap();
+        std::fs::write(journal, "").unwrap();
+        assert_eq!(places.containing(&repo).map(|found| found.root), Some(repo));
     }
 
     #[test]

@@ -10,7 +10,6 @@ use procfs::process::{MountInfo, Process};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -147,7 +146,9 @@ fn prepare(workspace: &Workspace, mountpoint: &Path) -> Result<OwnedFd, CommandE
     let lock = lock(workspace)?;
     for dir in [&workspace.state_dir, &workspace.runtime_dir] {
         layout::make_private(dir).map_err(CommandError::io("make the directory", dir))?;
-        require_ours(dir)?;
+    }
+    if !workspace.runtime_dir_is_ours() {
+        return Err(CommandError::NotOurs(workspace.runtime_dir.clone()));
     }
     for view in views_under(mountpoint) {
         tracing::info!(view = %view.display(), "unmounting what an earlier daemon left");
@@ -201,15 +202,6 @@ fn refuse_nesting(workspace: &Workspace) -> Result<(), CommandError> {
         }
     }
     Ok(())
-}
-
-/// In a directory that everybody may write, such as `/tmp`, somebody else may have been first.
-fn require_ours(dir: &Path) -> Result<(), CommandError> {
-    let found = dir.symlink_metadata().map_err(CommandError::io("look at", dir))?;
-    let ours = found.is_dir()
-        && found.uid() == rustix::process::geteuid().as_raw()
-        && found.mode() & 0o022 == 0;
-    if ours { Ok(()) } else { Err(CommandError::NotOurs(dir.to_owned())) }
 }
 
 /// Apart from the directories of views, which are empty now, nothing may be there.
