@@ -62,6 +62,22 @@ impl Namespaces {
         Self { unshare, init: Pid::from_raw(init) }
     }
 
+    /// The number on the host of the process that has the number `pid` inside.
+    pub fn host_pid(&self, pid: u32) -> Option<Pid> {
+        let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = namespace(&self.init.to_string())?;
+        let processes = std::fs::read_dir("/proc").ok()?.flatten();
+        let names = processes.filter_map(|process| process.file_name().into_string().ok());
+        let found =
+            names.filter(|name| namespace(name).is_some_and(|it| it == own)).find(|name| {
+                let status = std::fs::read_to_string(format!("/proc/{name}/status"));
+                let status = status.unwrap_or_default();
+                let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+                numbers.and_then(|all| all.split_whitespace().last()) == Some(&pid.to_string())
+            })?;
+        found.parse().ok().map(Pid::from_raw)
+    }
+
     /// The command line that enters the namespaces; what to run there follows it.
     pub fn enter(&self) -> Vec<String> {
         let init = self.init.to_string();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// How long anything may take before it counts as never happening. Generous: a loaded machine
 /// with two cores is slow, a hang is forever.
-pub const DEADLINE: Duration = Duration::from_mins(1);
+pub const DEADLINE: Duration = Duration::from_mins(3);
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(15);

@@ -8,6 +8,7 @@ use crate::tree::Tree;
 use agentfs_api::types::{
     Agent, Explanation, Lock, LogEntry, Recoverable, Run, Settled, Status, Waiting,
 };
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Uid};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -291,9 +292,17 @@ impl World {
         places.filter(|place| place.starts_with(&own)).map(str::to_owned).collect()
     }
 
-    /// Sends a signal to a process of this world.
+    /// Sends a signal, such as `"TERM"`, to a process of this world.
+    #[track_caller]
     pub fn signal(&self, pid: u32, signal: &str) {
-        self.cmd(["kill", "-s", signal, &pid.to_string()]).as_root().ok();
+        let signal: Signal = format!("SIG{signal}").parse().expect("there is such a signal");
+        let process = self.namespaces.host_pid(pid).expect("the process is there");
+        kill(process, signal).expect("the signal can be sent");
+    }
+
+    /// Whether the world has a process of this number.
+    pub fn is_running(&self, pid: u32) -> bool {
+        self.namespaces.host_pid(pid).is_some()
     }
 
     /// Whether any process of this world has `mark` in its command line.

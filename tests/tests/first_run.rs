@@ -15,6 +15,7 @@ fn summary(done: &Done) -> Vec<String> {
 in_both_worlds!(
     one_command_is_enough,
     it_works_where_nothing_is_set_up,
+    it_works_in_a_home_that_is_private,
     a_failed_command_s_changes_wait,
     a_command_that_changes_nothing_says_so,
     agents_get_names,
@@ -75,6 +76,23 @@ fn it_works_where_nothing_is_set_up(world: &World) {
     let place = if world.user() == User::Root { "/run/agentfs/" } else { "/home/run/agentfs/" };
     assert!(status.contains(place), "{status}");
     bare(&["agentfs", "unmount"]).ok();
+}
+
+fn it_works_in_a_home_that_is_private(world: &World) {
+    world.sh("chmod 0700 ~; cp -a . ~/'my repo'; mkdir -p ~/bin; echo secret >~/secret").ok();
+    world.sh("printf '#!/bin/sh\\necho found\\n' >~/bin/mine; chmod 0755 ~/bin/mine").ok();
+    let repo = world.home().join("my repo");
+    let path = format!(
+        "{}:{}/bin:/usr/bin:/bin",
+        world.home().join("bin").display(),
+        world.path().display()
+    );
+    let script = "mine; pwd; cat ~/secret 2>/dev/null; ls ..; echo more >>shared.txt";
+    let done =
+        world.cmd(["agentshim", "run", "--", "sh", "-c", script]).dir(&repo).env("PATH", path).ok();
+    let wanted = format!("found\n{}\n", repo.display());
+    assert!(done.out().starts_with(&wanted) && !done.out().contains("secret"), "{done}");
+    assert_eq!(world.sh("cat ~/'my repo/shared.txt'").ok().out(), "one\nmore\n");
 }
 
 fn a_failed_command_s_changes_wait(world: &World) {
@@ -181,10 +199,8 @@ fn the_daemon_tells_of_itself_and_ends(world: &World) {
     let pid = world.status().pid;
     assert!(world.fs("unmount").ok().out().contains("unmounted"));
     assert_eq!(world.mounted_views(), [""; 0]);
-    agentfs_tests::eventually("the daemon's process is gone", || {
-        let there = world.cmd(["kill", "-0", &pid.to_string()]).as_root().run();
-        (there.code() != 0).then_some(())
-    });
+    let gone = || (!world.is_running(pid)).then_some(());
+    agentfs_tests::eventually("the daemon's process is gone", gone);
 }
 
 fn the_doctor_finds_what_there_is(world: &World) {

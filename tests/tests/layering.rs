@@ -52,6 +52,14 @@ fn users_of(what: &str, dir: &str) -> BTreeSet<String> {
     found
 }
 
+/// Whether the file means a module beside it by `name`, not a crate.
+fn brings_in_own_module(name: &str, file: &Path) -> bool {
+    let text = fs::read_to_string(file).expect("the source can be read");
+    let own =
+        [format!("mod {name};"), format!("use super::{name}"), format!("use super::{{{name}")];
+    own.iter().any(|own| text.contains(own.as_str()))
+}
+
 /// Whether a line that is no comment has `what` in it, and not as the end of a longer name.
 fn says(text: &str, what: &str) -> bool {
     let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
@@ -102,7 +110,10 @@ fn foreign_types_stay_at_the_edge() {
     assert_eq!(outside("fuser::", "fs/src", "fuse/"), [""; 0]);
     assert_eq!(outside("rusqlite::", "fs/src", "store/"), [""; 0]);
     assert_eq!(outside("axum::", "fs/src", "server/"), [""; 0]);
-    assert_eq!(outside("use landlock::", "shim/src", "apply/landlock.rs"), [""; 0]);
+    // The shim has a module of the crate's name: `apply::landlock`, the only one that may use it.
+    let mut users = outside("landlock::", "shim/src", "apply/landlock.rs");
+    users.retain(|path| !brings_in_own_module("landlock", &root().join("shim/src").join(path)));
+    assert_eq!(users, [""; 0]);
 }
 
 #[test]

@@ -2,11 +2,14 @@
 
 use agentfs_api::types::{AgentState, Exit, Outcome};
 use agentfs_tests::{World, eventually, in_both_worlds};
+use std::time::Duration;
 
 in_both_worlds!(
     a_killed_agent_loses_nothing,
     the_same_agent_goes_on_where_it_was_killed,
     a_killed_daemon_is_replaced,
+    an_apply_that_is_killed_is_whole_or_not_at_all,
+    a_waiter_outlives_the_daemon,
     a_mountpoint_that_a_dead_daemon_left_is_cleaned,
     a_stopped_daemon_gives_everything_back,
     discarded_work_is_gone_and_only_then,
@@ -69,9 +72,7 @@ fn a_killed_daemon_is_replaced(world: &World) {
     assert_eq!(locks.len(), 2, "{locks:?}");
     let old = world.status();
     world.signal(old.pid, "KILL");
-    eventually("the daemon is dead", || {
-        world.cmd(["kill", "-0", &old.pid.to_string()]).as_root().run().code().ne(&0).then_some(())
-    });
+    eventually("the daemon is dead", || (!world.is_running(old.pid)).then_some(()));
 
     // Any command finds that there is state, and starts the daemon that has it.
     let now = world.agents();
@@ -97,6 +98,60 @@ fn a_killed_daemon_is_replaced(world: &World) {
     world.apply("alice");
     assert_eq!(world.base("src/a.txt"), "alice\n");
     assert!(world.locks().is_empty());
+}
+
+fn an_apply_that_is_killed_is_whole_or_not_at_all(world: &World) {
+    const FILES: usize = 200;
+    world.configure("publish = \"manual\"\n");
+    world.sh(&format!("mkdir many; for n in $(seq {FILES}); do echo 0 >many/$n; done")).ok();
+    // Killed as soon as base changes, and at moments that are as different as this machine
+    // happens to make them.
+    let moments = [None, Some(0), None, Some(20), Some(60), Some(120)];
+    for (turn, moment) in moments.into_iter().enumerate() {
+        let version = turn + 1;
+        let change = format!("for n in $(seq {FILES}); do echo {version} >many/$n; done");
+        world.agent("alice").run(&change).exits(0);
+        let daemon = world.status().pid;
+        let apply = world.ctl("apply alice").start();
+        match moment {
+            Some(delay) => std::thread::sleep(Duration::from_millis(delay)),
+            None => eventually("base changes", || {
+                (world.base("many/1") == format!("{version}\n")).then_some(())
+            }),
+        }
+        world.signal(daemon, "KILL");
+        let _ = apply.finish();
+
+        // The next command starts a daemon, which finishes the apply or has none to finish.
+        let pending = world.recover().len();
+        let new = world.sh(&format!("grep -lx {version} many/* | wc -l")).run();
+        let new: usize = new.out().trim().parse().expect("a number");
+        assert_eq!(new, if pending == 0 { FILES } else { 0 }, "killed at {moment:?}");
+        assert!(moment.is_some() || new == FILES, "what had begun is finished");
+        if pending == 1 {
+            world.apply("alice");
+        }
+        let all = world.sh("cat many/* | sort | uniq -c").ok().out();
+        assert_eq!(all.trim(), format!("{FILES} {version}"), "all are of one version");
+        assert_eq!(world.tree().0.len(), FILES + 13, "nothing of a stage is left");
+    }
+}
+
+fn a_waiter_outlives_the_daemon(world: &World) {
+    let mut alice =
+        world.agent("alice").start("echo alice >shared.txt; tell holds; await end; exit 0");
+    alice.hears("holds");
+    let mut bob = world.agent("bob").start("echo bob >shared.txt || exit 44; exit 0");
+    bob.queues();
+    world.signal(world.status().pid, "KILL");
+    let done = bob.finish().exits(44);
+    assert!(done.err().contains("agentctl recover"), "it says where the work is: {done}");
+    alice.tells("end");
+    alice.finish().exits(0);
+    assert_eq!(world.recover().len(), 1, "alice's work is there");
+    assert!(world.queue().is_empty());
+    world.apply("alice");
+    assert_eq!(world.base("shared.txt"), "alice\n");
 }
 
 fn a_mountpoint_that_a_dead_daemon_left_is_cleaned(world: &World) {

@@ -18,6 +18,9 @@ fn described(tree: &Tree, path: &str) -> String {
 in_both_worlds!(
     different_files_are_edited_at_the_same_time,
     a_change_is_applied_by_itself_when_the_command_succeeds,
+    names_of_all_kinds_pass_through,
+    an_apply_follows_no_symbolic_link,
+    an_apply_brings_no_set_id_bits_and_nothing_into_git,
     an_agent_that_runs_can_be_applied_between_its_writes,
     a_human_s_edit_shows_through_and_is_never_overwritten,
     a_human_s_edit_is_seen_in_files_that_were_read_before,
@@ -123,6 +126,55 @@ fn a_change_is_applied_by_itself_when_the_command_succeeds(world: &World) {
 
     let done = world.agent("alice").run("echo worse >>shared.txt; exit 3").exits(3);
     assert!(done.err().contains("pending: "), "{done}");
+    assert_eq!(world.base("shared.txt"), "one\nmore\n");
+}
+
+fn names_of_all_kinds_pass_through(world: &World) {
+    world.configure(MANUAL);
+    let made = world.agent("alice").run(
+        "mkdir 'a b' && for name in 'a b/c d' -dash ünïcödé 'quo\"te' \"apo's\" 'back\\slash' \
+             '*' '$HOME' '#hash' proc:x 'colon:' \"$(printf 'new\\nline')\" \"$(printf 'tab\\there')\" \
+             \"$(printf 'bad\\377')\"; do
+             echo \"$name\" >\"./$name\" || exit 1
+         done",
+    );
+    made.exits(0);
+    let held = world.locks().len();
+    assert_eq!(held, 14, "{}", world.ctl("locks").ok());
+    let patch = world.ctl("diff alice").ok();
+    world.sh("git clone -q . ../copy && git -C ../copy apply -").stdin(patch.bytes()).ok();
+    assert!(!world.ctl("locks").ok().out().contains('\t'), "nothing of a name is raw");
+    world.apply("alice");
+    let same = "git ls-files -zo | LC_ALL=C sort -z | xargs -0 sha1sum -- >../names; [ $(wc -l <../names) = 14 ]; cd ../copy
+         git ls-files -zo | LC_ALL=C sort -z | xargs -0 sha1sum -- | diff - ../names";
+    world.sh("rm agentfs.toml").ok();
+    world.sh(same).ok();
+}
+
+fn an_apply_follows_no_symbolic_link(world: &World) {
+    world.configure(MANUAL);
+    world.agent("alice").run("echo alice >docs/new.txt; echo alice >src/a.txt").exits(0);
+    // While it was pending, somebody put links where it writes.
+    world.sh("mkdir ../elsewhere; echo precious >../elsewhere/a.txt").ok();
+    world.sh("mv docs ../docs; ln -s ../elsewhere docs; ln -sf ../elsewhere/a.txt src/a.txt").ok();
+    let refused = world.ctl("apply alice").run().exits(4);
+    assert!(refused.err().contains("src/a.txt"), "{refused}");
+    assert_eq!(world.sh("cd ../elsewhere; ls; cat a.txt").ok().out(), "a.txt\nprecious\n");
+    assert_eq!(world.recover().len(), 1);
+}
+
+fn an_apply_brings_no_set_id_bits_and_nothing_into_git(world: &World) {
+    let hook = ".git/hooks/post-commit";
+    let done = world.agent("alice").run(&format!(
+        "chmod 6755 tool.sh; echo x >set-id; chmod 4711 set-id
+         mkdir -p .git/hooks; printf '#!/bin/sh\\ntouch ~/owned\\n' >{hook}; chmod +x {hook}
+         git config core.fsmonitor ~/evil; echo more >>shared.txt"
+    ));
+    done.exits(0);
+    let modes = world.sh("stat -c '%a %n' tool.sh set-id").ok().out();
+    assert_eq!(modes, "755 tool.sh\n711 set-id\n");
+    assert!(!world.repo().join(hook).exists());
+    assert!(!world.git("config --list").contains("fsmonitor"));
     assert_eq!(world.base("shared.txt"), "one\nmore\n");
 }
 

@@ -77,14 +77,29 @@ pub(crate) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Units, one after the other.
+/// The most units that a sentence names; `--json` has all of them.
+const UNITS_NAMED: usize = 8;
+
+/// Units, one after the other; of many the first, and how many more there are.
 pub(crate) fn units(units: &[WorkUnit]) -> String {
-    units.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    let named = units.iter().take(UNITS_NAMED).map(ToString::to_string);
+    let text = named.collect::<Vec<_>>().join(", ");
+    match units.len().saturating_sub(UNITS_NAMED) {
+        0 => text,
+        more => format!("{text} and {more} more"),
+    }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_units_only_the_first_are_named() {
+        let all: Vec<WorkUnit> = (1..=10).map(|n| format!("f{n}").parse().unwrap()).collect();
+        assert_eq!(units(&all[..2]), "f1, f2");
+        assert_eq!(units(&all), "f1, f2, f3, f4, f5, f6, f7, f8 and 2 more");
+    }
 
     /// A page at 1 000 s, in UTC, without a width.
     pub fn page() -> Page {
