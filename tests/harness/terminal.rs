@@ -6,6 +6,7 @@ use nix::pty::{Winsize, openpty};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -55,14 +56,17 @@ impl<'w> Terminal<'w> {
     pub fn shows(&self, text: &str) {
         let what = format!("the screen shows {text:?}");
         let look = || self.screen().contains(text).then_some(());
-        let found =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| eventually(&what, look)));
+        let found = catch_unwind(AssertUnwindSafe(|| eventually(&what, look)));
         assert!(found.is_ok(), "{what}, it has only:\n{}", self.screen());
     }
 
     /// Waits for the process's end.
     #[track_caller]
-    pub fn finish(self) -> Done {
+    pub fn finish(mut self) -> Done {
+        let what = "the process at the terminal ends";
+        let ended = || self.running.has_ended().then_some(());
+        let found = catch_unwind(AssertUnwindSafe(|| eventually(what, ended)));
+        assert!(found.is_ok(), "{what}, it shows:\n{}", self.screen());
         self.running.finish()
     }
 }

@@ -196,7 +196,7 @@ fn job_control_works_inside(world: &World) {
     terminal.shows("up 55");
     terminal.types("\x1a");
     terminal.shows("Stopped");
-    terminal.types("jobs; kill %1; echo $((6 * 7))ish\n");
+    terminal.types("jobs; kill -KILL %1; wait %1; echo $((6 * 7))ish\n");
     terminal.shows("42ish");
     terminal.types("exit 5\n");
     terminal.finish().exits(5);
