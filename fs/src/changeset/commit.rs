@@ -243,6 +243,9 @@ impl Commit {
         &mut self,
         path: &'a RelPath,
     ) -> Result<(OwnedFd, &'a OsStr), ChangeSetError> {
+        if let Some(place) = self.place(path)? {
+            return Ok(place);
+        }
         let above: Vec<RelPath> = path.ancestors().skip(1).collect();
         for dir in above.iter().rev().filter(|dir| !dir.is_root()) {
             let (parent, name) = self.base.parent(dir).map_err(self.base.fail("open", dir))?;

@@ -56,8 +56,15 @@ pub fn scan(source: &Source<'_>, based: &BasedOn) -> Result<ChangeSet, ChangeSet
         is_scratch: source.is_scratch,
         based,
         changes: Vec::new(),
+        to_walk: vec![(RelPath::root(), false)],
+        to_empty: Vec::new(),
     };
-    scan.walk(&RelPath::root(), false)?;
+    while let Some((dir, hides)) = scan.to_walk.pop() {
+        scan.walk(&dir, hides)?;
+    }
+    while let Some(dir) = scan.to_empty.pop() {
+        scan.delete_below(&dir, &[])?;
+    }
     scan.changes.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(ChangeSet { changes: scan.changes })
 }
@@ -68,6 +75,11 @@ struct Scan<'a> {
     is_scratch: &'a (dyn Fn(&RelPath, bool) -> bool + Sync),
     based: &'a BasedOn,
     changes: Vec<Change>,
+    /// Directories of the delta still to be visited, and whether they hide base's entries. Not a
+    /// recursion: an agent decides how deep its tree is, and it must not cost the daemon's stack.
+    to_walk: Vec<(RelPath, bool)>,
+    /// Directories of base of which nothing is left.
+    to_empty: Vec<RelPath>,
 }
 
 impl Scan<'_> {
@@ -96,8 +108,8 @@ impl Scan<'_> {
             return Ok(());
         }
         if kind != FileKind::Dir {
-            self.file(path, found)?;
-            return self.delete_below(path, &[]);
+            self.to_empty.push(path.clone());
+            return self.file(path, found);
         }
         let fd = match self.delta.dir(path) {
             Err(errno) if is_gone(errno) => return Ok(()),
@@ -107,7 +119,8 @@ impl Scan<'_> {
         let opaque = is_opaque(&fd).map_err(self.delta.fail("read the attributes of", path))?;
         drop(fd);
         self.directory(path, signature_of(found))?;
-        self.walk(path, hides || opaque)
+        self.to_walk.push((path.clone(), hides || opaque));
+        Ok(())
     }
 
     /// Scratch and private paths are no part of any change set.
@@ -141,7 +154,10 @@ impl Scan<'_> {
             added: counts.map(|(added, _)| added),
             removed: counts.map(|(_, removed)| removed),
         });
-        if is_dir { self.delete_below(path, &[]) } else { Ok(()) }
+        if is_dir {
+            self.to_empty.push(path.clone());
+        }
+        Ok(())
     }
 
     /// Deletes what base has in the directory `dir`, but for `kept` (ordered).

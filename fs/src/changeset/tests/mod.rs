@@ -1,6 +1,7 @@
 //! Change sets on real directories: what the trees of the tests are made of.
 
 mod crash;
+mod deep;
 mod deltas;
 mod git;
 mod overlay;
