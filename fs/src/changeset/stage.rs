@@ -101,7 +101,8 @@ impl<'a> Stage<'a> {
                     } else {
                         self.file(change, after, &staged, one_by_one)?;
                     }
-                    puts.push(Step::Put { path, staged, replaces, after });
+                    let made = self.made(&staged)?;
+                    puts.push(Step::Put { path, staged, replaces, after, made });
                 }
             }
         }
@@ -110,6 +111,13 @@ impl<'a> Stage<'a> {
         rmdirs.reverse();
         settles.reverse();
         Ok(Plan { steps: [removals, rmdirs, mkdirs, puts, settles].concat() })
+    }
+
+    /// The signature of a staged file.
+    fn made(&self, staged: &str) -> Result<Signature, ChangeSetError> {
+        let path = RelPath::root().join(staged.as_ref());
+        let found = self.tree.signature(&path)?.ok_or(Errno::NOENT);
+        found.map_err(self.tree.fail("look at", &path))
     }
 
     fn sync(&self, one_by_one: bool) -> Result<(), ChangeSetError> {
