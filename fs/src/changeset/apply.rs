@@ -15,7 +15,9 @@
 //! - No step fails for what a person does to base meanwhile, so a commit can always be finished.
 //! - No step removes or replaces a version that is not the one the author built on, even if a
 //!   person saves in the middle: a file that was to be deleted stays, a file that was to be
-//!   replaced is moved aside, and both are reported ([`Kept`]).
+//!   replaced is moved aside, and both are reported ([`Kept`]). New and old content change places
+//!   in one instant and the old one is looked at then, so no save falls between the two (where
+//!   the file system can't exchange, the look comes first).
 
 use super::stage::Stage;
 use super::tree::{Tree, is_whiteout, signature_of};
@@ -82,6 +84,8 @@ pub enum Step {
         replaces: Before,
         /// The delta's version that was staged.
         after: Signature,
+        /// The staged file itself, which keeps its signature when it is moved into base.
+        made: Signature,
     },
     /// Gives a directory its mode and, if it is new, its time, when all is in it.
     Settle {

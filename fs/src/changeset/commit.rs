@@ -5,7 +5,7 @@ use super::apply::{Applied, Kept, Plan, Step};
 use super::stage::{FEW, may_replace, times};
 use super::tree::{Tree, is_gone, kind_of};
 use agentfs_core::RelPath;
-use agentfs_core::changeset::{Before, FileKind};
+use agentfs_core::changeset::{Before, FileKind, Signature};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
     AtFlags, Mode, OFlags, RenameFlags, Stat, fchmod, fchown, fsync, futimens, mkdirat, openat,
@@ -86,7 +86,9 @@ impl Commit {
             Step::Unlink { path, replaces } => self.unlink(path, *replaces),
             Step::Rmdir { path } => self.rmdir(path),
             Step::Mkdir { path, staged } => self.mkdir(path, staged),
-            Step::Put { path, staged, replaces, .. } => self.put(path, staged, *replaces),
+            Step::Put { path, staged, replaces, made, .. } => {
+                self.put(path, staged, *replaces, *made)
+            }
             Step::Settle { path, mode, mtime_ns } => self.settle(path, *mode, *mtime_ns),
         }
     }
@@ -140,7 +142,7 @@ impl Commit {
             Some(_) => self.move_aside(&dir, path)?,
             None => {}
         }
-        if self.is_staged(staged)? {
+        if self.staged(staged)?.is_some() {
             self.rename_in(staged, &dir, name, path)
         } else {
             // Made before the crash, and removed by somebody since.
@@ -153,28 +155,94 @@ impl Commit {
         path: &RelPath,
         staged: &str,
         replaces: Before,
+        made: Signature,
     ) -> Result<(), ChangeSetError> {
-        if !self.is_staged(staged)? {
-            return Ok(());
-        }
+        let Some(found) = self.staged(staged)? else { return Ok(()) };
         let (dir, name) = self.make_place(path)?;
-        match self.look(&dir, path)? {
+        // If the stage has another file under this name, it came out of base before a crash.
+        if found.st_ino != made.ino || self.exchange(staged, &dir, name, path, replaces)? {
+            self.look_at_old(staged, &dir, path, replaces)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the staged file in its place in one instant. True if something was there, which now
+    /// is in the stage instead.
+    fn exchange(
+        &mut self,
+        staged: &str,
+        dir: &OwnedFd,
+        name: &OsStr,
+        path: &RelPath,
+        replaces: Before,
+    ) -> Result<bool, ChangeSetError> {
+        let Some(stage) = &self.stage else { return Ok(false) };
+        loop {
+            match rename_new(stage, staged.as_ref(), dir, name) {
+                Err(Errno::EXIST) => {}
+                other => return other.map(|()| false).map_err(self.base.fail("put", path)),
+            }
+            match renameat_with(stage, staged, dir, name, RenameFlags::EXCHANGE) {
+                Ok(()) => return Ok(true),
+                // What was there has gone in this very instant.
+                Err(Errno::NOENT) => {}
+                Err(Errno::INVAL | Errno::NOSYS) => {
+                    return self.replace(staged, dir, path, replaces).map(|()| false);
+                }
+                Err(errno) => return Err(self.base.fail("replace", path)(errno)),
+            }
+        }
+    }
+
+    /// What the exchange took out of base: if it is what the author replaced it goes with the
+    /// stage, else it is somebody's newer work and is put beside its old place.
+    fn look_at_old(
+        &mut self,
+        staged: &str,
+        dir: &OwnedFd,
+        path: &RelPath,
+        replaces: Before,
+    ) -> Result<(), ChangeSetError> {
+        let (Some(found), Some(stage)) = (self.staged(staged)?, &self.stage) else {
+            return Ok(());
+        };
+        let is_to_go = match kind_of(&found) {
+            FileKind::Dir => unlinkat(stage, staged, AtFlags::REMOVEDIR).is_ok(),
+            _ => may_replace(&found, replaces),
+        };
+        if !is_to_go {
+            let moved = rename_aside(stage, staged.as_ref(), dir, path);
+            self.kept.extend(moved.map_err(self.base.fail("move aside", path))?);
+        }
+        Ok(())
+    }
+
+    /// The same where the file system can't exchange: a save between look and rename is lost.
+    fn replace(
+        &mut self,
+        staged: &str,
+        dir: &OwnedFd,
+        path: &RelPath,
+        replaces: Before,
+    ) -> Result<(), ChangeSetError> {
+        let name = path.file_name().unwrap_or_default();
+        match self.look(dir, path)? {
             None => {}
             Some(found) if kind_of(&found) == FileKind::Dir => {
-                match unlinkat(&dir, name, AtFlags::REMOVEDIR) {
+                match unlinkat(dir, name, AtFlags::REMOVEDIR) {
                     Ok(()) => {}
-                    Err(_) => self.move_aside(&dir, path)?,
+                    Err(_) => self.move_aside(dir, path)?,
                 }
             }
             Some(found) if may_replace(&found, replaces) => {
                 let stage = self.stage.as_ref().ok_or(Errno::NOENT);
                 return stage
-                    .and_then(|stage| renameat(stage, staged, &dir, name))
+                    .and_then(|stage| renameat(stage, staged, dir, name))
                     .map_err(self.base.fail("replace", path));
             }
-            Some(_) => self.move_aside(&dir, path)?,
+            Some(_) => self.move_aside(dir, path)?,
         }
-        self.rename_in(staged, &dir, name, path)
+        self.rename_in(staged, dir, name, path)
     }
 
     fn settle(
@@ -193,10 +261,10 @@ impl Commit {
         settled.map_err(self.base.fail("set the mode of", path))
     }
 
-    fn is_staged(&self, staged: &str) -> Result<bool, ChangeSetError> {
-        let Some(stage) = &self.stage else { return Ok(false) };
+    fn staged(&self, staged: &str) -> Result<Option<Stat>, ChangeSetError> {
+        let Some(stage) = &self.stage else { return Ok(None) };
         let found = Tree::stat_name(stage, OsStr::new(staged));
-        Ok(found.map_err(stage.fail("look into", &RelPath::root()))?.is_some())
+        found.map_err(stage.fail("look into", &RelPath::root()))
     }
 
     /// Moves a staged entry to where nothing is. If something has appeared in this very instant
@@ -220,20 +288,8 @@ impl Commit {
     /// Gives what is at `path` a free name beside it.
     fn move_aside(&mut self, dir: &OwnedFd, path: &RelPath) -> Result<(), ChangeSetError> {
         let name = path.file_name().unwrap_or_default();
-        for attempt in 1u32.. {
-            let aside = aside_name(name, attempt);
-            match rename_new(dir, name, dir, &aside) {
-                Ok(()) => {
-                    let moved_to = path.parent().unwrap_or_default().join(&aside);
-                    self.kept.push(Kept::Aside { path: path.clone(), moved_to });
-                    return Ok(());
-                }
-                // Gone by itself.
-                Err(Errno::NOENT) => return Ok(()),
-                Err(Errno::EXIST) => {}
-                Err(errno) => return Err(self.base.fail("move aside", path)(errno)),
-            }
-        }
+        let moved = rename_aside(dir, name, dir, path);
+        self.kept.extend(moved.map_err(self.base.fail("move aside", path))?);
         Ok(())
     }
 
@@ -243,6 +299,9 @@ impl Commit {
         &mut self,
         path: &'a RelPath,
     ) -> Result<(OwnedFd, &'a OsStr), ChangeSetError> {
+        if let Some(place) = self.place(path)? {
+            return Ok(place);
+        }
         let above: Vec<RelPath> = path.ancestors().skip(1).collect();
         for dir in above.iter().rev().filter(|dir| !dir.is_root()) {
             let (parent, name) = self.base.parent(dir).map_err(self.base.fail("open", dir))?;
@@ -296,6 +355,29 @@ fn rename_new(from: impl AsFd, name: &OsStr, to: impl AsFd, new: &OsStr) -> Resu
             None => renameat(from, name, to, new),
         },
         other => other,
+    }
+}
+
+/// Gives the entry `name` of `from` a free name in `dir`, which holds `path`; none if the entry is
+/// gone by itself.
+fn rename_aside(
+    from: impl AsFd,
+    name: &OsStr,
+    dir: &OwnedFd,
+    path: &RelPath,
+) -> Result<Option<Kept>, Errno> {
+    let mut attempt = 1;
+    loop {
+        let aside = aside_name(path.file_name().unwrap_or_default(), attempt);
+        match rename_new(&from, name, dir, &aside) {
+            Ok(()) => {
+                let moved_to = path.parent().unwrap_or_default().join(&aside);
+                return Ok(Some(Kept::Aside { path: path.clone(), moved_to }));
+            }
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::EXIST) => attempt += 1,
+            Err(errno) => return Err(errno),
+        }
     }
 }
 

@@ -37,6 +37,7 @@ pub use patch::patch;
 pub use scan::{conflicts_now, scan, signature};
 
 use agentfs_core::RelPath;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -56,7 +57,7 @@ pub struct Source<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeSetError {
     /// The file system refused.
-    #[error("can't {what} {}: {source}", path.display())]
+    #[error("can't {what} {}: {source}", shown(path.display()))]
     Io {
         /// What was tried, as a verb.
         what: &'static str,
@@ -67,15 +68,16 @@ pub enum ChangeSetError {
     },
     /// A path leads through a symbolic link.
     #[error("{} leads through a symbolic link, which is never followed here; use the real path",
-        path.display())]
+        shown(path.display()))]
     Symlink {
         /// The path.
         path: PathBuf,
     },
     /// The delta uses a feature of overlayfs that this program never writes.
     #[error(
-        "the delta's {path} has overlayfs's {feature:?} mark, which is not understood; \
-        copy the file anew in the view"
+        "the delta's {} has overlayfs's {feature:?} mark, which is not understood; \
+        copy the file anew in the view",
+        shown(path)
     )]
     Overlay {
         /// Where.
@@ -85,8 +87,10 @@ pub enum ChangeSetError {
     },
     /// A directory can't give way to a file: it holds what the change set does not delete.
     #[error(
-        "{path} can't become a file: base still has {by} in it, which is not part of the \
-        change set; move it away and apply again"
+        "{} can't become a file: base still has {} in it, which is not part of the \
+        change set; move it away and apply again",
+        shown(path),
+        shown(by)
     )]
     Occupied {
         /// The directory.
@@ -96,7 +100,8 @@ pub enum ChangeSetError {
     },
     /// A directory of base is a mount point, so nothing can be renamed into it.
     #[error("{} is on another file system than {}: a change set can't be exchanged whole across \
-        file systems; apply it with `git apply` instead", path.display(), stage.display())]
+        file systems; apply it with `git apply` instead", shown(path.display()),
+        shown(stage.display()))]
     OtherFileSystem {
         /// Where.
         path: PathBuf,
@@ -104,14 +109,14 @@ pub enum ChangeSetError {
         stage: PathBuf,
     },
     /// The delta has moved on since it was scanned.
-    #[error("{path} has changed in the view since the change set was made; make it again")]
+    #[error("{} has changed in the view since the change set was made; make it again", shown(path))]
     ChangedSinceScan {
         /// Where.
         path: RelPath,
     },
     /// A staging directory is left from an earlier apply.
     #[error("{} is left from an earlier apply; it must be finished or abandoned first",
-        path.display())]
+        shown(path.display()))]
     StageExists {
         /// The staging directory.
         path: PathBuf,
@@ -122,6 +127,20 @@ pub enum ChangeSetError {
         /// How many steps were done.
         step: usize,
     },
+}
+
+/// A path for a message: of one that is too long to be read, the two ends.
+fn shown(path: impl fmt::Display) -> String {
+    const END: usize = 100;
+    let text = path.to_string();
+    let place = |count: usize| text.char_indices().nth(count).map(|(at, _)| at);
+    let length = text.chars().count();
+    match (place(END), place(length.saturating_sub(END))) {
+        (Some(head), Some(tail)) if length > 3 * END => {
+            format!("{} ... {}", &text[..head], &text[tail..])
+        }
+        _ => text,
+    }
 }
 
 /// Whether `path` is never part of a change set, whatever git ignores: the virtual directory, and

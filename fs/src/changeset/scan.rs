@@ -1,16 +1,17 @@
 //! From a delta over base to the list of changes.
 //!
 //! `before` is what the author built on: what the gate noted when the path was first written, and
-//! where it noted nothing, what base holds now. A whiteout of a directory does not tell which
-//! entries it had when the agent removed it, so there the notes decide: where the directory itself
-//! is noted, so is every entry that the agent removed from it (a view has directories emptied one
-//! entry at a time), and what else base has in it came later, from somebody else, and stays.
+//! nothing where it noted nothing, for then the author never asked to replace what base has. So a
+//! stale copy that got into the delta unasked (another name of a hard link, what a renamed
+//! directory took along) is a conflict and not an overwrite, and what came into a directory after
+//! the agent had removed or hidden it stays (a view has directories emptied one entry at a time,
+//! so each entry that the agent removed is noted).
 //!
 //! An agent may be at work meanwhile: what goes away under the scan is as if it had never been
 //! there. Contents are hashed as they were read, so an apply notices what changed later.
 //!
 //! Not a change: what equals base byte for byte with the same mode; a directory that was merely
-//! copied up; scratch, `.agentfs` and git's own directories; FIFOs, sockets and devices; what the
+//! copied up, whatever its mode, as long as it is not noted itself; scratch, `.agentfs` and git's own directories; FIFOs, sockets and devices; what the
 //! agent itself made and removed again.
 
 use super::attributes::{is_opaque, refuse_foreign_marks};
@@ -55,8 +56,15 @@ pub fn scan(source: &Source<'_>, based: &BasedOn) -> Result<ChangeSet, ChangeSet
         is_scratch: source.is_scratch,
         based,
         changes: Vec::new(),
+        to_walk: vec![(RelPath::root(), false)],
+        to_empty: Vec::new(),
     };
-    scan.walk(&RelPath::root(), false)?;
+    while let Some((dir, hides)) = scan.to_walk.pop() {
+        scan.walk(&dir, hides)?;
+    }
+    while let Some(dir) = scan.to_empty.pop() {
+        scan.delete_below(&dir, &[])?;
+    }
     scan.changes.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(ChangeSet { changes: scan.changes })
 }
@@ -67,6 +75,11 @@ struct Scan<'a> {
     is_scratch: &'a (dyn Fn(&RelPath, bool) -> bool + Sync),
     based: &'a BasedOn,
     changes: Vec<Change>,
+    /// Directories of the delta still to be visited, and whether they hide base's entries. Not a
+    /// recursion: an agent decides how deep its tree is, and it must not cost the daemon's stack.
+    to_walk: Vec<(RelPath, bool)>,
+    /// Directories of base of which nothing is left.
+    to_empty: Vec<RelPath>,
 }
 
 impl Scan<'_> {
@@ -95,8 +108,8 @@ impl Scan<'_> {
             return Ok(());
         }
         if kind != FileKind::Dir {
-            self.file(path, found)?;
-            return self.delete_below(path, &[]);
+            self.to_empty.push(path.clone());
+            return self.file(path, found);
         }
         let fd = match self.delta.dir(path) {
             Err(errno) if is_gone(errno) => return Ok(()),
@@ -105,8 +118,9 @@ impl Scan<'_> {
         refuse_foreign_marks(&self.delta, &fd, path)?;
         let opaque = is_opaque(&fd).map_err(self.delta.fail("read the attributes of", path))?;
         drop(fd);
-        self.directory(path, signature_of(found), hides || opaque)?;
-        self.walk(path, hides || opaque)
+        self.directory(path, signature_of(found))?;
+        self.to_walk.push((path.clone(), hides || opaque));
+        Ok(())
     }
 
     /// Scratch and private paths are no part of any change set.
@@ -114,9 +128,9 @@ impl Scan<'_> {
         is_private(path) || (self.is_scratch)(path, is_dir)
     }
 
-    /// What the author built `path` on, given what base holds now.
-    fn before(&self, path: &RelPath, now: Before) -> Before {
-        self.based.get(path).copied().unwrap_or(now)
+    /// What the author built `path` on.
+    fn before(&self, path: &RelPath) -> Before {
+        self.based.get(path).copied().flatten()
     }
 
     /// The delta has no `path` any more: base's entry goes, with all below it.
@@ -127,7 +141,7 @@ impl Scan<'_> {
             return Ok(());
         }
         // What the author never had (it made and removed an entry of its own) is not its to delete.
-        let Some(before) = self.before(path, Some(now)) else { return Ok(()) };
+        let Some(before) = self.before(path) else { return Ok(()) };
         let content = self.base.content(path, BIG)?;
         let counts = lines::counts(content.as_ref(), None);
         self.changes.push(Change {
@@ -140,15 +154,17 @@ impl Scan<'_> {
             added: counts.map(|(added, _)| added),
             removed: counts.map(|(_, removed)| removed),
         });
-        if is_dir { self.delete_below(path, &[]) } else { Ok(()) }
+        if is_dir {
+            self.to_empty.push(path.clone());
+        }
+        Ok(())
     }
 
     /// Deletes what base has in the directory `dir`, but for `kept` (ordered).
     fn delete_below(&mut self, dir: &RelPath, kept: &[OsString]) -> Result<(), ChangeSetError> {
         for name in self.base.names(dir)? {
             let path = dir.join(&name);
-            let came_later = self.based.contains_key(dir) && !self.based.contains_key(&path);
-            if kept.binary_search(&name).is_err() && !came_later {
+            if kept.binary_search(&name).is_err() {
                 self.delete(&path)?;
             }
         }
@@ -156,20 +172,9 @@ impl Scan<'_> {
     }
 
     /// The delta has a directory at `path`.
-    fn directory(
-        &mut self,
-        path: &RelPath,
-        after: Signature,
-        opaque: bool,
-    ) -> Result<(), ChangeSetError> {
+    fn directory(&mut self, path: &RelPath, after: Signature) -> Result<(), ChangeSetError> {
         let now = self.base.signature(path)?;
-        let before = if now.is_some_and(|now| now.kind == FileKind::Dir) {
-            self.before(path, now)
-        } else {
-            // A directory that hides nothing was made where the author saw a directory or
-            // nothing at all: never is it based on the file or link that base has there now.
-            self.before(path, now.filter(|_| opaque))
-        };
+        let before = self.before(path);
         let is_change = match (before, now) {
             (Some(before), Some(now)) if before.kind == FileKind::Dir && is_dir(now) => {
                 after.mode != before.mode && after.mode != now.mode
@@ -214,7 +219,7 @@ impl Scan<'_> {
         if same_content && now.is_some_and(|now| now.kind == after.kind && same_mode(now)) {
             return Ok(());
         }
-        let before = self.before(path, now);
+        let before = self.before(path);
         let counts = lines::counts(old.as_ref(), Some(&content));
         self.changes.push(Change {
             path: path.clone(),

@@ -101,7 +101,8 @@ impl<'a> Stage<'a> {
                     } else {
                         self.file(change, after, &staged, one_by_one)?;
                     }
-                    puts.push(Step::Put { path, staged, replaces, after });
+                    let made = self.made(&staged)?;
+                    puts.push(Step::Put { path, staged, replaces, after, made });
                 }
             }
         }
@@ -110,6 +111,13 @@ impl<'a> Stage<'a> {
         rmdirs.reverse();
         settles.reverse();
         Ok(Plan { steps: [removals, rmdirs, mkdirs, puts, settles].concat() })
+    }
+
+    /// The signature of a staged file.
+    fn made(&self, staged: &str) -> Result<Signature, ChangeSetError> {
+        let path = RelPath::root().join(staged.as_ref());
+        let found = self.tree.signature(&path)?.ok_or(Errno::NOENT);
+        found.map_err(self.tree.fail("look at", &path))
     }
 
     fn sync(&self, one_by_one: bool) -> Result<(), ChangeSetError> {
@@ -124,14 +132,16 @@ impl<'a> Stage<'a> {
     /// Refuses a way to a change that leads through a file or a link, unless the set replaces it.
     fn check_ways(&self, changes: &ChangeSet) -> Result<(), ChangeSetError> {
         let paths: BTreeSet<&RelPath> = changes.changes.iter().map(|change| &change.path).collect();
-        let ways: BTreeSet<RelPath> = changes
-            .changes
-            .iter()
-            .filter(|change| change.after.is_some())
-            .flat_map(|change| change.path.ancestors().skip(1))
-            .filter(|way| !paths.contains(way))
-            .collect();
-        for way in &ways {
+        let mut ways = BTreeSet::new();
+        for change in changes.changes.iter().filter(|change| change.after.is_some()) {
+            // What is above a way that is known is known too.
+            for way in change.path.ancestors().skip(1) {
+                if !ways.insert(way) {
+                    break;
+                }
+            }
+        }
+        for way in ways.iter().filter(|way| !paths.contains(way)) {
             match self.base.dir(way) {
                 Ok(_) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(self.base.fail("write in", way)(errno)),
@@ -152,11 +162,13 @@ impl<'a> Stage<'a> {
             .map(|change| &change.path)
             .collect();
         let mut places = BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for change in &changes.changes {
-            places.extend(change.path.ancestors().skip(1).find(|place| self.is_base_dir(place)));
+            let unseen = change.path.ancestors().skip(1).take_while(|at| seen.insert(at.clone()));
+            places.extend(unseen.into_iter().find(|place| self.is_base_dir(place)));
             let becomes_file = change.after.is_some_and(|after| after.kind != FileKind::Dir);
             if becomes_file && self.is_base_dir(&change.path) {
-                self.check_empties(&change.path, &change.path, &deleted)?;
+                self.check_empties(&change.path, &deleted)?;
             }
         }
         for place in &places {
@@ -178,19 +190,21 @@ impl<'a> Stage<'a> {
         found.is_some_and(|found| kind_of(&found) == FileKind::Dir)
     }
 
-    /// Whether the directory `dir`, at or below `top`, will be empty when all in `deleted` is gone.
+    /// Whether the directory `top` will be empty when all in `deleted` is gone.
     fn check_empties(
         &self,
         top: &RelPath,
-        dir: &RelPath,
         deleted: &BTreeSet<&RelPath>,
     ) -> Result<(), ChangeSetError> {
-        for name in self.base.names(dir)? {
-            let by = dir.join(&name);
-            if !deleted.contains(&by) {
-                return Err(ChangeSetError::Occupied { path: top.clone(), by });
+        let mut dirs = vec![top.clone()];
+        while let Some(dir) = dirs.pop() {
+            for name in self.base.names(&dir)? {
+                let by = dir.join(&name);
+                if !deleted.contains(&by) {
+                    return Err(ChangeSetError::Occupied { path: top.clone(), by });
+                }
+                dirs.push(by);
             }
-            self.check_empties(top, &by, deleted)?;
         }
         Ok(())
     }

@@ -37,13 +37,30 @@ impl Content {
 
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
 
-/// Opens `path` beneath `root`; a symbolic link on the way is ELOOP.
+/// The most bytes that the kernel takes as one path (`PATH_MAX` without its NUL).
+const LONGEST: usize = 4095;
+
+/// Opens `path` beneath `root`; a symbolic link on the way is ELOOP. A path may be longer than the
+/// kernel takes at once (a program makes one by going down step by step): then it is opened piece
+/// by piece.
 pub(super) fn open_beneath(
     root: impl AsFd,
     path: &RelPath,
     flags: OFlags,
 ) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat2(root, path.to_path_buf(), flags | OFlags::CLOEXEC, Mode::empty(), BENEATH)
+    let open = |at: BorrowedFd<'_>, piece: &[u8], flags: OFlags| {
+        let piece = if piece.is_empty() { b"." } else { piece };
+        rustix::fs::openat2(at, piece, flags | OFlags::CLOEXEC, Mode::empty(), BENEATH)
+    };
+    let mut reached: Option<OwnedFd> = None;
+    let mut rest = path.as_bytes();
+    while rest.len() > LONGEST {
+        let end = rest[..LONGEST].iter().rposition(|b| *b == b'/').ok_or(Errno::NAMETOOLONG)?;
+        let at = reached.as_ref().map_or(root.as_fd(), AsFd::as_fd);
+        reached = Some(open(at, &rest[..end], OFlags::PATH | OFlags::DIRECTORY)?);
+        rest = &rest[end + 1..];
+    }
+    open(reached.as_ref().map_or(root.as_fd(), AsFd::as_fd), rest, flags)
 }
 
 /// What is at `path` beneath `root`, a symbolic link itself included. What lies behind one, or

@@ -89,6 +89,44 @@ fn a_persons_save_during_the_commit_is_moved_aside() {
     assert!(kept.iter().any(|k| k.contains("their version is now a.agentfs-kept")), "{kept:?}");
 }
 
+/// The instant in which the commit has exchanged the staged file with what base had.
+fn exchange(world: &World, plan: &Plan, name: &str) {
+    let staged = plan.steps.iter().find_map(|step| match step {
+        Step::Put { path: at, staged, .. } if *at == path(name) => Some(staged.clone()),
+        _ => None,
+    });
+    let (staged, to) = (world.stage().join(staged.unwrap()), world.base().join(name));
+    let flags = rustix::fs::RenameFlags::EXCHANGE;
+    rustix::fs::renameat_with(CWD, &staged, CWD, &to, flags).unwrap();
+}
+
+#[test]
+fn a_commit_cut_off_between_exchange_and_look_keeps_a_persons_version() {
+    let world = World::new();
+    for name in ["calm", "saved", "dir"] {
+        world.write(&format!("base/{name}"), "old");
+        world.write(&format!("delta/{name}"), "agent");
+    }
+    let changes = world.scan();
+    let staged = world.prepare(&changes).unwrap();
+    world.write("base/new", "person");
+    fs::rename(world.base().join("new"), world.base().join("saved")).unwrap();
+    fs::remove_file(world.base().join("dir")).unwrap();
+    world.write("base/dir/below", "person");
+    let plan = staged.plan().clone();
+    for name in ["calm", "saved", "dir"] {
+        exchange(&world, &plan, name);
+    }
+    let applied = resume(&world.base(), &world.stage(), &plan).unwrap();
+    for name in ["calm", "saved", "dir"] {
+        assert_eq!(world.read(name), "agent");
+    }
+    assert_eq!(world.read("saved.agentfs-kept"), "person");
+    assert_eq!(world.read("dir.agentfs-kept/below"), "person");
+    assert_eq!(applied.kept.len(), 2, "{:?}", applied.kept);
+    assert_eq!(fs::read_dir(world.base()).unwrap().count(), 5);
+}
+
 #[test]
 fn a_directory_with_scratch_in_it_does_not_become_a_file() {
     let world = World::new();

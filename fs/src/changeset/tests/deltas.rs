@@ -104,6 +104,41 @@ fn before_is_what_the_author_built_on() {
 }
 
 #[test]
+fn what_the_author_never_asked_to_replace_is_a_conflict_and_never_deleted() {
+    let world = World::new();
+    // Another name of a hard link, copied up unasked; then somebody else's apply.
+    world.write("base/a", "theirs");
+    world.write("delta/a", "stale");
+    symlink("stale", world.delta().join("l")).unwrap();
+    symlink("theirs", world.base().join("l")).unwrap();
+    // What a renamed directory took along, to where a person made the same name.
+    world.write("base/d/f", "a person's");
+    world.write("base/d/g", "a person's");
+    world.write("delta/d/f", "mine");
+    opaque(&world.delta().join("d"), true);
+    world.write("base/gone", "theirs");
+    world.whiteout("gone");
+    let changes = world.scan_based(&BasedOn::new());
+    assert_eq!(words(&changes), ["Added a", "Added d/f", "Added l"]);
+    assert!(changes.changes.iter().all(|change| change.before.is_none()));
+    assert_eq!(world.conflicts(&changes), ["a", "d/f", "l"]);
+}
+
+#[test]
+fn a_directorys_mode_counts_only_if_its_author_set_it() {
+    let world = World::new();
+    world.write("base/d/old", "1");
+    world.write("delta/d/new", "1");
+    let built_on = world.notes(&[path("d")]);
+    fs::set_permissions(world.base().join("d"), fs::Permissions::from_mode(0o711)).unwrap();
+    assert_eq!(words(&world.scan_based(&BasedOn::new())), ["Added d/new"]);
+    assert_eq!(words(&world.scan_based(&built_on)), ["Added d/new"], "a person's chmod stays");
+    fs::set_permissions(world.delta().join("d"), fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(words(&world.scan_based(&BasedOn::new())), ["Added d/new"]);
+    assert_eq!(words(&world.scan_based(&built_on)), ["Modified d", "Added d/new"]);
+}
+
+#[test]
 fn what_an_agent_made_and_removed_deletes_nothing_of_others() {
     let world = World::new();
     world.write("base/x", "theirs");
@@ -138,7 +173,7 @@ fn a_directory_that_hides_nothing_does_not_replace_a_link_unseen() {
     let world = World::new();
     world.write("delta/d/new", "mine");
     symlink("/etc", world.base().join("d")).unwrap();
-    let changes = world.scan();
+    let changes = world.scan_based(&BasedOn::new());
     assert_eq!(words(&changes), ["Added d", "Added d/new"]);
     assert_eq!(world.conflicts(&changes), ["d"]);
 }

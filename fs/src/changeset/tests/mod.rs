@@ -1,6 +1,7 @@
 //! Change sets on real directories: what the trees of the tests are made of.
 
 mod crash;
+mod deep;
 mod deltas;
 mod git;
 mod overlay;
@@ -68,8 +69,16 @@ impl World {
         stage_dir_for(&self.base(), agentfs_core::RunId(1)).unwrap()
     }
 
+    /// What an author has changed who built on base as it is now.
     fn scan(&self) -> ChangeSet {
-        self.scan_based(&BasedOn::new())
+        self.scan_based(&self.notes(read_all(&self.base()).keys()))
+    }
+
+    /// The notes of an author who has seen `paths` as they are in base now.
+    fn notes<'a>(&self, paths: impl IntoIterator<Item = &'a RelPath>) -> BasedOn {
+        let base = fs::File::open(self.base()).unwrap();
+        let note = |path: &RelPath| (path.clone(), signature(&base, path).unwrap());
+        paths.into_iter().map(note).collect()
     }
 
     fn scan_based(&self, based: &BasedOn) -> ChangeSet {
