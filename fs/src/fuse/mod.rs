@@ -135,7 +135,7 @@ impl fuser::Filesystem for Adapter {
             return answer_attr("truncate", reply, self.view.truncate(ino.0, fh.0, size));
         }
         let path = self.view.path_of(ino.0).ok();
-        let wants = if changes.only_atime() { Vec::new() } else { self.node_wants(ino.0) };
+        let wants = self.node_wants(ino.0);
         let act =
             move |view: &View, permit: &_| view.setattr(ino.0, path.as_ref(), changes, permit);
         self.gated(req.pid(), "change of attributes", &wants, act, |done| {
@@ -265,12 +265,17 @@ impl fuser::Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        let path = match self.view.child_path(newparent.0, newname) {
-            Ok(path) => path,
+        let paths = self.view.path_of(ino.0).and_then(|old| {
+            let new = self.view.child_path(newparent.0, newname)?;
+            Ok((old, new))
+        });
+        let (old, new) = match paths {
+            Ok(paths) => paths,
             Err(error) => return reply.error(failed("link", error)),
         };
-        let wants = [Want::File(path.clone())];
-        let act = move |view: &View, permit: &_| view.link(ino.0, &path, permit);
+        // The old name too: what it names is copied up, and so becomes part of the agent's work.
+        let wants = [Want::File(old.clone()), Want::File(new.clone())];
+        let act = move |view: &View, permit: &_| view.link(ino.0, &old, &new, permit);
         self.gated(req.pid(), "link", &wants, act, |made| answer_entry("link", reply, made));
     }
 

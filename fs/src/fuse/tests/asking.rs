@@ -1,0 +1,47 @@
+//! What the gate is asked for, and told.
+
+use super::*;
+
+impl TestGate {
+    /// Every intent since the last call: operation, units, paths.
+    fn take(&self) -> Vec<(&'static str, String, String)> {
+        let words = |items: Vec<String>| items.join(" ");
+        let asked = std::mem::take(&mut *self.asked.lock().unwrap());
+        asked
+            .into_iter()
+            .map(|intent| {
+                let units = intent.units.iter().map(ToString::to_string).collect();
+                let paths = intent.paths.iter().map(ToString::to_string).collect();
+                (intent.operation, words(units), words(paths))
+            })
+            .collect()
+    }
+}
+
+fn asked(operation: &'static str, units: &str, paths: &str) -> (&'static str, String, String) {
+    (operation, units.to_owned(), paths.to_owned())
+}
+
+#[test]
+fn a_hard_link_is_asked_for_by_both_names_because_it_copies_the_old_one() {
+    let m = mounted(&[("a", "a"), ("busy", "b"), (".gitignore", "out\n")]);
+    fs::hard_link(m.at("a"), m.at("b")).unwrap();
+    fs::hard_link(m.at("a"), m.at("out")).unwrap();
+    assert_eq!(m.gate.take(), [asked("link", "a b", "a b"), asked("link", "a", "a")]);
+    m.gate.say("busy", Say::No(Refusal::Busy));
+    assert_eq!(errno(fs::hard_link(m.at("busy"), m.at("c"))), libc::EBUSY);
+    assert!(!m.delta("busy").exists());
+}
+
+#[test]
+fn an_access_time_alone_is_claimed_like_any_change_that_copies_the_file() {
+    let m = mounted(&[("a", "a")]);
+    let times = rustix::fs::Timestamps {
+        last_access: rustix::fs::Timespec { tv_sec: 5, tv_nsec: 0 },
+        last_modification: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+    };
+    let follow = rustix::fs::AtFlags::empty();
+    rustix::fs::utimensat(rustix::fs::CWD, m.at("a"), &times, follow).unwrap();
+    assert_eq!(fs::metadata(m.at("a")).unwrap().atime(), 5);
+    assert_eq!(m.gate.take(), [asked("change of attributes", "a", "a")]);
+}
