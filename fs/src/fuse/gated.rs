@@ -12,32 +12,36 @@ pub(super) enum Want {
     File(RelPath),
     /// A directory with all below it.
     Dir(RelPath),
+    /// The attributes of a directory: noted, so that their version counts, and not claimed,
+    /// because directories merge.
+    DirAttributes(RelPath),
 }
 
 impl Want {
     fn path(&self) -> &RelPath {
         match self {
-            Self::File(path) | Self::Dir(path) => path,
+            Self::File(path) | Self::Dir(path) | Self::DirAttributes(path) => path,
         }
     }
 
-    fn unit(&self) -> WorkUnit {
+    fn unit(&self) -> Option<WorkUnit> {
         match self {
-            Self::File(path) => WorkUnit::File(path.clone()),
-            Self::Dir(path) => WorkUnit::Dir(path.clone()),
+            Self::File(path) => Some(WorkUnit::File(path.clone())),
+            Self::Dir(path) => Some(WorkUnit::Dir(path.clone())),
+            Self::DirAttributes(_) => None,
         }
     }
 
     fn counts(&self, view: &View) -> bool {
-        !view.is_scratch(self.path(), matches!(self, Self::Dir(_)))
+        !view.is_scratch(self.path(), !matches!(self, Self::File(_)))
     }
 }
 
 impl Adapter {
     /// Does `act` when the gate permits it, and answers the kernel with what came of it.
     ///
-    /// `wants` is empty for what needs no claim, such as making a directory: directories merge,
-    /// so nobody's work can be lost by it; the gate still says whether the run may write at all.
+    /// `wants` is empty for making a directory, and for what has no name: directories merge, so
+    /// nobody's work can be lost by it; the gate still says whether the run may write at all.
     ///
     /// If the gate has to ask, this returns at once: the session thread goes on to serve others,
     /// and `act` is done by a worker when the answer comes.
@@ -58,7 +62,7 @@ impl Adapter {
         }
         let intent = Intent {
             operation,
-            units: counted.iter().map(|want| want.unit()).collect(),
+            units: counted.iter().filter_map(|want| want.unit()).collect(),
             paths: counted.iter().map(|want| want.path().clone()).collect(),
         };
         let gate = self.view.gate();

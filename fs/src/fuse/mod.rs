@@ -61,13 +61,11 @@ impl Adapter {
         Self { view, workers }
     }
 
-    /// What to claim for a change to a node: all its names; nothing for a directory, which
-    /// merges. An unlinked file has no names and counts for nobody.
+    /// What to ask for before the attributes of a node change: all its names. An unlinked file has
+    /// none and counts for nobody.
     fn node_wants(&self, ino: u64) -> Vec<Want> {
-        if self.view.is_dir(ino) {
-            return Vec::new();
-        }
-        self.view.paths_of(ino).into_iter().map(Want::File).collect()
+        let want = if self.view.is_dir(ino) { Want::DirAttributes } else { Want::File };
+        self.view.paths_of(ino).into_iter().map(want).collect()
     }
 }
 

@@ -45,3 +45,17 @@ fn an_access_time_alone_is_claimed_like_any_change_that_copies_the_file() {
     assert_eq!(fs::metadata(m.at("a")).unwrap().atime(), 5);
     assert_eq!(m.gate.take(), [asked("change of attributes", "a", "a")]);
 }
+
+#[test]
+fn attributes_of_a_directory_are_noted_and_not_claimed() {
+    let m = mounted(&[("d/x", "x")]);
+    m.run("chmod 700 d && chown 5:6 d && touch -d @7 d && touch -a -d @8 d");
+    rustix::fs::setxattr(m.at("d"), "user.x", b"1", rustix::fs::XattrFlags::empty()).unwrap();
+    rustix::fs::removexattr(m.at("d"), "user.x").unwrap();
+    let change = || asked("change of attributes", "", "d");
+    let xattrs = [asked("setxattr", "", "d"), asked("removexattr", "", "d")];
+    let all = [[change(), change()], [change(), change()], xattrs].concat();
+    assert_eq!(m.gate.take(), all);
+    fs::create_dir(m.at("n")).unwrap();
+    assert_eq!(m.gate.take(), [asked("mkdir", "", "")], "nothing is replaced");
+}
