@@ -203,7 +203,7 @@ impl View {
             self.remove_name(path, &place, &entry)?;
             self.nodes().detach(path, orphan);
         }
-        self.forget_if_as_in_base(path);
+        self.forget_if_as_in_base(path, false);
         Ok(())
     }
 
@@ -236,7 +236,7 @@ impl View {
             self.remove_name(path, &place, &entry)?;
             self.nodes().detach(path, orphan);
         }
-        self.forget_if_as_in_base(path);
+        self.forget_if_as_in_base(path, true);
         Ok(())
     }
 
@@ -398,10 +398,10 @@ impl View {
         }
     }
 
-    /// Tells the gate if there is nothing left to claim at `path`.
-    pub(super) fn forget_if_as_in_base(&self, path: &RelPath) {
+    /// Tells the gate if there is nothing left to claim at `path`; `is_dir` says what was there.
+    pub(super) fn forget_if_as_in_base(&self, path: &RelPath, is_dir: bool) {
         let nowhere = |which| matches!(self.layers.stat_in(which, path), Ok(None));
-        if nowhere(Which::Delta) && nowhere(Which::Base) && !self.is_scratch(path, false) {
+        if nowhere(Which::Delta) && nowhere(Which::Base) && !self.is_scratch(path, is_dir) {
             self.gate.forget(path);
         }
     }

@@ -59,3 +59,12 @@ fn attributes_of_a_directory_are_noted_and_not_claimed() {
     fs::create_dir(m.at("n")).unwrap();
     assert_eq!(m.gate.take(), [asked("mkdir", "", "")], "nothing is replaced");
 }
+
+#[test]
+fn what_was_made_and_removed_again_is_forgotten_files_and_directories() {
+    let m = mounted(&[("d/x", "x"), (".gitignore", "out/\n")]);
+    m.run("echo > f && rm f && mkdir td && rmdir td && mkdir -p d/n/m && rmdir d/n/m d/n");
+    m.run("mkdir one && mv one two && rmdir two && mkdir out && rmdir out && rm -r d");
+    let forgotten = std::mem::take(&mut *m.gate.forgotten.lock().unwrap());
+    assert_eq!(forgotten, ["f", "td", "d/n/m", "d/n", "one", "two"]);
+}
