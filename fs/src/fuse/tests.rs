@@ -1,6 +1,7 @@
 //! Views through real mounts. They run as root, like the machines that run all tests.
 
 mod asking;
+mod syncing;
 
 use super::*;
 use crate::gate::{Answer, Gate, Intent, Notice, Permit, Refusal, Requester, ViewControl};

@@ -148,22 +148,25 @@ impl View {
     }
 
     /// Removes the pin of one path, or the whiteout above it that stands for it, and the
-    /// directories that held nothing else.
-    fn unpin(&self, path: &RelPath) -> Result<(), FsError> {
+    /// directories that held nothing else. Says where the pin was: all of base that it hid shows
+    /// again, which may be more than `path`.
+    fn unpin(&self, path: &RelPath) -> Result<Option<RelPath>, FsError> {
         let root = self.layers.root(Which::Pins);
         for place in path.ancestors().collect::<Vec<_>>().into_iter().rev() {
             let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else { continue };
-            let Ok(dir) = sys::dir_beneath(root, &parent.to_path_buf()) else { return Ok(()) };
+            let Ok(dir) = sys::dir_beneath(root, &parent.to_path_buf()) else { return Ok(None) };
             match sys::stat_at(&dir, name)? {
-                None => return Ok(()),
+                None => return Ok(None),
                 Some(stat) if !sys::is_dir(&stat) => {
                     fs::unlinkat(&dir, name, AtFlags::empty())?;
-                    return Ok(remove_empty(root, &parent)?);
+                    remove_empty(root, &parent)?;
+                    return Ok(Some(place));
                 }
                 Some(_) => {}
             }
         }
-        Ok(remove_empty(root, path)?)
+        remove_empty(root, path)?;
+        Ok(None)
     }
 
     /// Removes one path from the delta, and the directories above it that the delta had only for
@@ -198,6 +201,18 @@ impl View {
                 break;
             }
         }
+        Ok(())
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        {
+            let _names = self.write_names();
+            let root = self.layers.root(Which::Pins);
+            for (name, _) in sys::names(root)? {
+                sys::remove_all(root, &name)?;
+            }
+        }
+        self.invalidate(None);
         Ok(())
     }
 
@@ -242,19 +257,15 @@ impl ViewControl for View {
     }
 
     fn sync(&self, paths: Option<&[RelPath]>) -> io::Result<()> {
+        let Some(paths) = paths else { return self.sync_all() };
+        let mut changed = paths.to_vec();
         {
             let _names = self.write_names();
-            match paths {
-                Some(paths) => paths.iter().try_for_each(|path| self.unpin(path))?,
-                None => {
-                    let root = self.layers.root(Which::Pins);
-                    for (name, _) in sys::names(root)? {
-                        sys::remove_all(root, &name)?;
-                    }
-                }
+            for path in paths {
+                changed.extend(self.unpin(path)?.filter(|hidden| hidden != path));
             }
         }
-        self.invalidate(paths);
+        self.invalidate(Some(&changed));
         Ok(())
     }
 
