@@ -8,7 +8,7 @@ fn path(text: &str) -> RelPath {
 }
 
 /// Waits until something has come about; a test that waits in vain is ended by who runs it.
-fn until(mut told: impl FnMut() -> bool) {
+pub(super) fn until(mut told: impl FnMut() -> bool) {
     while !told() {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
@@ -16,11 +16,15 @@ fn until(mut told: impl FnMut() -> bool) {
 
 /// What the kernel would be told.
 #[derive(Default)]
-struct Told(Mutex<Vec<Cached>>);
+struct Told(Mutex<Vec<Cached>>, Mutex<usize>);
 
 impl KernelCache for Told {
     fn invalidate(&self, what: Vec<Cached>) {
         self.0.lock().unwrap().extend(what);
+    }
+
+    fn settle(&self) {
+        *self.1.lock().unwrap() += 1;
     }
 }
 
@@ -56,4 +60,33 @@ fn a_directory_that_was_made_anew_over_a_pinned_whiteout_stays_empty_of_what_was
     view.pin(&[path("d/x")]).unwrap();
     view.sync(Some(&[path("d/x")])).unwrap();
     assert_eq!(m.run("ls d"), "");
+}
+
+#[test]
+fn the_kernel_is_waited_for_only_where_no_operation_can_be_waiting() {
+    let m = mounted(&[("a", "a")]);
+    let (view, kernel) = (m.view.view(), Arc::new(Told::default()));
+    fs::write(m.at("a"), "mine").unwrap();
+    view.attach_kernel(Some(kernel.clone()));
+    let waits = || *kernel.1.lock().unwrap();
+    view.sync(Some(&[path("a")])).unwrap();
+    view.drop_from_delta(&[path("a")]).unwrap();
+    assert_eq!(waits(), 0);
+    view.sync(None).unwrap();
+    view.drop_from_delta(&[]).unwrap();
+    assert_eq!(waits(), 2);
+}
+
+#[test]
+fn what_is_opened_after_a_sync_is_the_new_version_before_the_kernel_is_told() {
+    let m = mounted(&[("a", "one")]);
+    let view = m.view.view();
+    assert_eq!(m.run("cat a"), "one");
+    view.attach_kernel(Some(Arc::new(Told::default())));
+    view.pin(&[path("a")]).unwrap();
+    fs::write(m.base("a.tmp"), "two").unwrap();
+    fs::rename(m.base("a.tmp"), m.base("a")).unwrap();
+    assert_eq!(m.run("cat a"), "one");
+    view.sync(Some(&[path("a")])).unwrap();
+    assert_eq!(m.run("cat a"), "two");
 }
