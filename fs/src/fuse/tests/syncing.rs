@@ -90,3 +90,15 @@ fn what_is_opened_after_a_sync_is_the_new_version_before_the_kernel_is_told() {
     view.sync(Some(&[path("a")])).unwrap();
     assert_eq!(m.run("cat a"), "two");
 }
+
+#[test]
+fn what_an_interrupted_apply_has_left_at_the_root_is_not_shown() {
+    let m = mounted(&[(".agentfs-stage-r7/000000", "x"), ("d/.agentfs-stage-r7", "a file")]);
+    assert_eq!(m.run("ls -A && ls -A d"), ".agentfs\nd\n.agentfs-stage-r7\n");
+    assert!(!m.at(".agentfs-stage-r7").exists());
+    assert_eq!(errno(fs::create_dir(m.at(".agentfs-stage-r8"))), libc::EROFS);
+    assert_eq!(errno(fs::rename(m.at("d"), m.at(".agentfs-stage-r8"))), libc::EXDEV);
+    fs::write(m.at("f"), "f").unwrap();
+    assert_eq!(errno(fs::rename(m.at("f"), m.at(".agentfs-stage-r8"))), libc::EROFS);
+    assert!(!m.delta(".agentfs-stage-r8").exists());
+}
