@@ -64,7 +64,7 @@ impl Adapter {
     /// What to ask for before the attributes of a node change: all its names. An unlinked file has
     /// none and counts for nobody.
     fn node_wants(&self, ino: u64) -> Vec<Want> {
-        let want = if self.view.is_dir(ino) { Want::DirAttributes } else { Want::File };
+        let want = if self.view.is_dir(ino) { Want::DirAttributes } else { Want::Kept };
         self.view.paths_of(ino).into_iter().map(want).collect()
     }
 }
@@ -249,7 +249,7 @@ impl fuser::Filesystem for Adapter {
             Ok(found) => found,
             Err(error) => return reply.error(failed("rename", error)),
         };
-        let want = if from_is_dir { Want::Dir } else { Want::File };
+        let want = if from_is_dir { Want::Dir } else { Want::Kept };
         let wants = [want(from.clone()), want(to.clone())];
         let act = move |view: &View, permit: &_| view.rename(&from, &to, flags, permit);
         self.gated(req.pid(), "rename", &wants, act, |done| answer_empty("rename", reply, done));
@@ -272,7 +272,7 @@ impl fuser::Filesystem for Adapter {
             Err(error) => return reply.error(failed("link", error)),
         };
         // The old name too: what it names is copied up, and so becomes part of the agent's work.
-        let wants = [Want::File(old.clone()), Want::File(new.clone())];
+        let wants = [Want::Kept(old.clone()), Want::File(new.clone())];
         let act = move |view: &View, permit: &_| view.link(ino.0, &old, &new, permit);
         self.gated(req.pid(), "link", &wants, act, |made| answer_entry("link", reply, made));
     }
@@ -286,7 +286,8 @@ impl fuser::Filesystem for Adapter {
             return answer_open(reply, self.view.open_read(ino.0, flags));
         }
         let path = self.view.path_of(ino.0).ok();
-        let wants = self.view.paths_of(ino.0).into_iter().map(Want::File).collect::<Vec<_>>();
+        let want = if flags.contains(OFlags::TRUNC) { Want::File } else { Want::Kept };
+        let wants = self.view.paths_of(ino.0).into_iter().map(want).collect::<Vec<_>>();
         let act =
             move |view: &View, permit: &_| view.open_write(ino.0, path.as_ref(), flags, permit);
         self.gated(req.pid(), "open for writing", &wants, act, |opened| {

@@ -15,6 +15,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the gate answers for one path.
 #[derive(Clone, Copy)]
@@ -31,6 +32,10 @@ struct TestGate {
     waiting: Mutex<Vec<Answer>>,
     read: Mutex<Vec<String>>,
     forgotten: Mutex<Vec<String>>,
+    /// Whether everything is permitted at once.
+    open: AtomicBool,
+    /// The names of the threads that opened something that can be read.
+    openers: Mutex<Vec<String>>,
 }
 
 impl TestGate {
@@ -45,8 +50,8 @@ impl TestGate {
 }
 
 impl Gate for TestGate {
-    fn already(&self, _intent: &Intent) -> Option<Permit> {
-        None
+    fn already(&self, _: &Intent) -> Option<Permit> {
+        self.open.load(Ordering::Relaxed).then(Permit::granted)
     }
 
     fn ask(&self, intent: Intent, requester: Requester, answer: Answer) {
@@ -69,6 +74,8 @@ impl Gate for TestGate {
 
     fn read(&self, path: &RelPath) {
         self.read.lock().unwrap().push(path.to_string());
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        self.openers.lock().unwrap().push(thread);
     }
 
     fn forget(&self, path: &RelPath) {

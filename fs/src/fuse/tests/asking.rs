@@ -68,3 +68,22 @@ fn what_was_made_and_removed_again_is_forgotten_files_and_directories() {
     let forgotten = std::mem::take(&mut *m.gate.forgotten.lock().unwrap());
     assert_eq!(forgotten, ["f", "td", "d/n/m", "d/n", "one", "two"]);
 }
+
+#[test]
+fn a_large_copy_up_holds_up_no_thread_that_serves_the_kernel() {
+    let m = mounted(&[("small", "s"), (".git/small", "s")]);
+    for large in ["large", ".git/large"] {
+        fs::write(m.base(large), vec![b'x'; (1 << 20) + 1]).unwrap();
+    }
+    m.gate.open.store(true, Ordering::Relaxed);
+    let by_worker = |name: &str| {
+        m.gate.openers.lock().unwrap().clear();
+        fs::OpenOptions::new().read(true).write(true).open(m.at(name)).unwrap();
+        m.gate.openers.lock().unwrap()[0].starts_with("agentfs-view")
+    };
+    assert!(!by_worker("small"));
+    assert!(by_worker("large"));
+    assert!(!by_worker("large"), "there is nothing left to copy");
+    assert_eq!(fs::metadata(m.delta("large")).unwrap().len(), (1 << 20) + 1);
+    m.run("echo more >> .git/large && tail -c 2 .git/large | grep -q e");
+}
