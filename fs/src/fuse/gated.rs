@@ -10,37 +10,50 @@ use agentfs_core::{RelPath, WorkUnit};
 pub(super) enum Want {
     /// The entry itself.
     File(RelPath),
+    /// The entry itself, the content of which is kept and so may have to be copied up first.
+    Kept(RelPath),
     /// A directory with all below it.
     Dir(RelPath),
+    /// The attributes of a directory: noted, so that their version counts, and not claimed,
+    /// because directories merge.
+    DirAttributes(RelPath),
 }
 
 impl Want {
     fn path(&self) -> &RelPath {
         match self {
-            Self::File(path) | Self::Dir(path) => path,
+            Self::File(path) | Self::Kept(path) | Self::Dir(path) | Self::DirAttributes(path) => {
+                path
+            }
         }
     }
 
-    fn unit(&self) -> WorkUnit {
+    fn unit(&self) -> Option<WorkUnit> {
         match self {
-            Self::File(path) => WorkUnit::File(path.clone()),
-            Self::Dir(path) => WorkUnit::Dir(path.clone()),
+            Self::File(path) | Self::Kept(path) => Some(WorkUnit::File(path.clone())),
+            Self::Dir(path) => Some(WorkUnit::Dir(path.clone())),
+            Self::DirAttributes(_) => None,
         }
+    }
+
+    fn takes_long(&self, view: &View) -> bool {
+        matches!(self, Self::Kept(path) if view.copy_takes_long(path))
     }
 
     fn counts(&self, view: &View) -> bool {
-        !view.is_scratch(self.path(), matches!(self, Self::Dir(_)))
+        !view.is_scratch(self.path(), matches!(self, Self::Dir(_) | Self::DirAttributes(_)))
     }
 }
 
 impl Adapter {
     /// Does `act` when the gate permits it, and answers the kernel with what came of it.
     ///
-    /// `wants` is empty for what needs no claim, such as making a directory: directories merge,
-    /// so nobody's work can be lost by it; the gate still says whether the run may write at all.
+    /// `wants` is empty for making a directory, and for what has no name: directories merge, so
+    /// nobody's work can be lost by it; the gate still says whether the run may write at all.
     ///
-    /// If the gate has to ask, this returns at once: the session thread goes on to serve others,
-    /// and `act` is done by a worker when the answer comes.
+    /// If the gate has to ask, or much has to be copied up, this returns at once: the session
+    /// thread goes on to serve others, and `act` is done by a worker (when the answer comes). The
+    /// permit is kept until it is done.
     pub(super) fn gated<T: 'static>(
         &self,
         tid: u32,
@@ -54,16 +67,16 @@ impl Adapter {
         }
         let counted: Vec<&Want> = wants.iter().filter(|want| want.counts(&self.view)).collect();
         if counted.is_empty() && !wants.is_empty() {
-            return answer(act(&self.view, &Permit::scratch()));
+            return self.act(Permit::scratch(), wants, act, answer);
         }
         let intent = Intent {
             operation,
-            units: counted.iter().map(|want| want.unit()).collect(),
+            units: counted.iter().filter_map(|want| want.unit()).collect(),
             paths: counted.iter().map(|want| want.path().clone()).collect(),
         };
         let gate = self.view.gate();
         if let Some(permit) = gate.already(&intent) {
-            return answer(act(&self.view, &permit));
+            return self.act(permit, wants, act, answer);
         }
         let (view, workers) = (self.view.clone(), self.workers.clone());
         let then = move |permit: Result<Permit, crate::gate::Refusal>| {
@@ -73,5 +86,19 @@ impl Adapter {
             });
         };
         gate.ask(intent, Requester { tid }, Box::new(then));
+    }
+    /// Does at once what is permitted; by a worker, if it takes long.
+    fn act<T: 'static>(
+        &self,
+        permit: Permit,
+        wants: &[Want],
+        act: impl FnOnce(&View, &Permit) -> Result<T, FsError> + Send + 'static,
+        answer: impl FnOnce(Result<T, FsError>) + Send + 'static,
+    ) {
+        if !wants.iter().any(|want| want.takes_long(&self.view)) {
+            return answer(act(&self.view, &permit));
+        }
+        let view = self.view.clone();
+        self.workers.run(move || answer(act(&view, &permit)));
     }
 }

@@ -61,13 +61,11 @@ impl Adapter {
         Self { view, workers }
     }
 
-    /// What to claim for a change to a node: all its names; nothing for a directory, which
-    /// merges. An unlinked file has no names and counts for nobody.
+    /// What to ask for before the attributes of a node change: all its names. An unlinked file has
+    /// none and counts for nobody.
     fn node_wants(&self, ino: u64) -> Vec<Want> {
-        if self.view.is_dir(ino) {
-            return Vec::new();
-        }
-        self.view.paths_of(ino).into_iter().map(Want::File).collect()
+        let want = if self.view.is_dir(ino) { Want::DirAttributes } else { Want::Kept };
+        self.view.paths_of(ino).into_iter().map(want).collect()
     }
 }
 
@@ -135,7 +133,7 @@ impl fuser::Filesystem for Adapter {
             return answer_attr("truncate", reply, self.view.truncate(ino.0, fh.0, size));
         }
         let path = self.view.path_of(ino.0).ok();
-        let wants = if changes.only_atime() { Vec::new() } else { self.node_wants(ino.0) };
+        let wants = self.node_wants(ino.0);
         let act =
             move |view: &View, permit: &_| view.setattr(ino.0, path.as_ref(), changes, permit);
         self.gated(req.pid(), "change of attributes", &wants, act, |done| {
@@ -251,7 +249,7 @@ impl fuser::Filesystem for Adapter {
             Ok(found) => found,
             Err(error) => return reply.error(failed("rename", error)),
         };
-        let want = if from_is_dir { Want::Dir } else { Want::File };
+        let want = if from_is_dir { Want::Dir } else { Want::Kept };
         let wants = [want(from.clone()), want(to.clone())];
         let act = move |view: &View, permit: &_| view.rename(&from, &to, flags, permit);
         self.gated(req.pid(), "rename", &wants, act, |done| answer_empty("rename", reply, done));
@@ -265,12 +263,17 @@ impl fuser::Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        let path = match self.view.child_path(newparent.0, newname) {
-            Ok(path) => path,
+        let paths = self.view.path_of(ino.0).and_then(|old| {
+            let new = self.view.child_path(newparent.0, newname)?;
+            Ok((old, new))
+        });
+        let (old, new) = match paths {
+            Ok(paths) => paths,
             Err(error) => return reply.error(failed("link", error)),
         };
-        let wants = [Want::File(path.clone())];
-        let act = move |view: &View, permit: &_| view.link(ino.0, &path, permit);
+        // The old name too: what it names is copied up, and so becomes part of the agent's work.
+        let wants = [Want::Kept(old.clone()), Want::File(new.clone())];
+        let act = move |view: &View, permit: &_| view.link(ino.0, &old, &new, permit);
         self.gated(req.pid(), "link", &wants, act, |made| answer_entry("link", reply, made));
     }
 
@@ -283,7 +286,8 @@ impl fuser::Filesystem for Adapter {
             return answer_open(reply, self.view.open_read(ino.0, flags));
         }
         let path = self.view.path_of(ino.0).ok();
-        let wants = self.view.paths_of(ino.0).into_iter().map(Want::File).collect::<Vec<_>>();
+        let want = if flags.contains(OFlags::TRUNC) { Want::File } else { Want::Kept };
+        let wants = self.view.paths_of(ino.0).into_iter().map(want).collect::<Vec<_>>();
         let act =
             move |view: &View, permit: &_| view.open_write(ino.0, path.as_ref(), flags, permit);
         self.gated(req.pid(), "open for writing", &wants, act, |opened| {

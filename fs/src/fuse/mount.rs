@@ -188,25 +188,39 @@ pub(super) fn explain(mountpoint: &Path, source: io::Error) -> MountError {
 /// Tells the kernel what to forget, on a thread of its own: the kernel takes a directory's lock
 /// for it, and the operation that has that lock may be waiting at the gate.
 struct Invalidator {
-    queue: Sender<(Vec<Cached>, Sender<()>)>,
+    queue: Sender<Order>,
+}
+
+enum Order {
+    Forget(Vec<Cached>),
+    /// Say when all orders before this one are done.
+    Say(Sender<()>),
 }
 
 impl Invalidator {
-    /// How long a caller waits for the kernel. An operation that waits at the gate in one of the
+    /// How long [`KernelCache::settle`] waits. An operation that waits at the gate in one of the
     /// directories lasts longer; then the rest is forgotten when that operation has ended.
     const PATIENCE: Duration = Duration::from_millis(200);
 
     fn start(notifier: Notifier) -> io::Result<Self> {
-        let (queue, jobs) = channel();
+        let (queue, orders) = channel();
         std::thread::Builder::new()
             .name("agentfs-inval".to_owned())
-            .spawn(move || invalidate_all(&notifier, &jobs))?;
+            .spawn(move || invalidate_all(&notifier, &orders))?;
         Ok(Self { queue })
     }
 }
 
-fn invalidate_all(notifier: &Notifier, jobs: &Receiver<(Vec<Cached>, Sender<()>)>) {
-    while let Ok((what, done)) = jobs.recv() {
+fn invalidate_all(notifier: &Notifier, orders: &Receiver<Order>) {
+    while let Ok(order) = orders.recv() {
+        let what = match order {
+            Order::Forget(what) => what,
+            Order::Say(done) => {
+                // The caller may have lost its patience.
+                let _ = done.send(());
+                continue;
+            }
+        };
         for cached in what {
             let told = match &cached {
                 Cached::Inode(ino) => notifier.inval_inode(INodeNo(*ino), 0, 0),
@@ -216,15 +230,18 @@ fn invalidate_all(notifier: &Notifier, jobs: &Receiver<(Vec<Cached>, Sender<()>)
                 tracing::debug!(?cached, %error, "the kernel did not take an invalidation");
             }
         }
-        // The caller may have lost its patience.
-        let _ = done.send(());
     }
 }
 
 impl KernelCache for Invalidator {
     fn invalidate(&self, what: Vec<Cached>) {
+        // The thread ends only with this sender.
+        let _ = self.queue.send(Order::Forget(what));
+    }
+
+    fn settle(&self) {
         let (done, finished) = channel();
-        if self.queue.send((what, done)).is_ok() {
+        if self.queue.send(Order::Say(done)).is_ok() {
             let _ = finished.recv_timeout(Self::PATIENCE);
         }
     }

@@ -40,11 +40,6 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Whether nothing but the access time changes, which no one claims a file for.
-    pub fn only_atime(&self) -> bool {
-        Self { atime: None, ..*self } == Self::default()
-    }
-
     /// Whether nothing but the size changes.
     pub fn only_size(&self) -> bool {
         Self { size: None, ..*self } == Self::default()

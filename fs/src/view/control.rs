@@ -2,8 +2,14 @@
 //!
 //! What the kernel has cached is invalidated through [`KernelCache`], by a thread of its own: the
 //! kernel takes the directory's lock for it, which an operation that waits at the gate may hold.
-//! A file that changed identity is found out at the next open even so (`ESTALE`, see
-//! [`FsError::Moved`]), so no process reads the old version under the new name.
+//! So the owner does not wait for it, and this order makes that right: the layers change first,
+//! then the kernel is told, then the owner goes on. Whatever reaches the view after the first
+//! step finds the new version: an open of the inode that the kernel still has under the name gets
+//! `ESTALE` (see [`FsError::Moved`]), upon which the kernel looks the name up again, and the inode
+//! that it finds then has no pages cached yet. So no process can open the new name and read the
+//! old data, and what counts as read was read (G2). Until the kernel has been told, and no longer
+//! than its entries live, `stat` may show old attributes, and a new name may be missing; where a
+//! whole view moves, before a run's first process, the caller waits so that there is no such time.
 
 use super::error::FsError;
 use super::layers::Which;
@@ -29,8 +35,12 @@ pub enum Cached {
 
 /// The kernel's caches for one mount.
 pub trait KernelCache: Send + Sync + 'static {
-    /// Makes the kernel forget. May return before it is done, and must not wait for operations.
+    /// Has the kernel forget, in this order, soon: returns at once.
     fn invalidate(&self, what: Vec<Cached>);
+
+    /// Waits until all that was asked for is done, but never longer than a moment: some operation
+    /// may be waiting at the gate in a directory that the kernel needs for it.
+    fn settle(&self);
 }
 
 impl View {
@@ -39,7 +49,15 @@ impl View {
         *self.kernel.lock().unwrap_or_else(PoisonError::into_inner) = kernel;
     }
 
-    /// Makes the kernel forget `paths`, or all.
+    /// Waits for the kernel, where no operation of this view can be waiting at the gate.
+    fn settle(&self) {
+        let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(kernel) = kernel {
+            kernel.settle();
+        }
+    }
+
+    /// Makes the kernel forget `paths`, or all, soon.
     fn invalidate(&self, paths: Option<&[RelPath]>) {
         let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(kernel) = kernel else { return };
@@ -148,22 +166,25 @@ impl View {
     }
 
     /// Removes the pin of one path, or the whiteout above it that stands for it, and the
-    /// directories that held nothing else.
-    fn unpin(&self, path: &RelPath) -> Result<(), FsError> {
+    /// directories that held nothing else. Says where the pin was: all of base that it hid shows
+    /// again, which may be more than `path`.
+    fn unpin(&self, path: &RelPath) -> Result<Option<RelPath>, FsError> {
         let root = self.layers.root(Which::Pins);
         for place in path.ancestors().collect::<Vec<_>>().into_iter().rev() {
             let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else { continue };
-            let Ok(dir) = sys::dir_beneath(root, &parent.to_path_buf()) else { return Ok(()) };
+            let Ok(dir) = sys::dir_beneath(root, &parent.to_path_buf()) else { return Ok(None) };
             match sys::stat_at(&dir, name)? {
-                None => return Ok(()),
+                None => return Ok(None),
                 Some(stat) if !sys::is_dir(&stat) => {
                     fs::unlinkat(&dir, name, AtFlags::empty())?;
-                    return Ok(remove_empty(root, &parent)?);
+                    remove_empty(root, &parent)?;
+                    return Ok(Some(place));
                 }
                 Some(_) => {}
             }
         }
-        Ok(remove_empty(root, path)?)
+        remove_empty(root, path)?;
+        Ok(None)
     }
 
     /// Removes one path from the delta, and the directories above it that the delta had only for
@@ -198,6 +219,20 @@ impl View {
                 break;
             }
         }
+        Ok(())
+    }
+
+    /// Moves the whole view, which no run uses at that time.
+    fn sync_all(&self) -> io::Result<()> {
+        {
+            let _names = self.write_names();
+            let root = self.layers.root(Which::Pins);
+            for (name, _) in sys::names(root)? {
+                sys::remove_all(root, &name)?;
+            }
+        }
+        self.invalidate(None);
+        self.settle();
         Ok(())
     }
 
@@ -242,26 +277,25 @@ impl ViewControl for View {
     }
 
     fn sync(&self, paths: Option<&[RelPath]>) -> io::Result<()> {
+        let Some(paths) = paths else { return self.sync_all() };
+        let mut changed = paths.to_vec();
         {
             let _names = self.write_names();
-            match paths {
-                Some(paths) => paths.iter().try_for_each(|path| self.unpin(path))?,
-                None => {
-                    let root = self.layers.root(Which::Pins);
-                    for (name, _) in sys::names(root)? {
-                        sys::remove_all(root, &name)?;
-                    }
-                }
+            for path in paths {
+                changed.extend(self.unpin(path)?.filter(|hidden| hidden != path));
             }
         }
-        self.invalidate(paths);
+        self.invalidate(Some(&changed));
         Ok(())
     }
 
     fn drop_from_delta(&self, paths: &[RelPath]) -> io::Result<()> {
+        // Of a run that has ended; the trait's empty list stands for this, so a caller that has
+        // found nothing to drop must not come here with it.
+        let everything = paths.is_empty();
         let dropped = {
             let _names = self.write_names();
-            let mut paths = if paths.is_empty() { self.delta_paths()? } else { paths.to_vec() };
+            let mut paths = if everything { self.delta_paths()? } else { paths.to_vec() };
             // What is below a directory goes before it.
             paths.sort();
             paths.reverse();
@@ -269,6 +303,9 @@ impl ViewControl for View {
             paths
         };
         self.invalidate(Some(&dropped));
+        if everything {
+            self.settle();
+        }
         Ok(())
     }
 

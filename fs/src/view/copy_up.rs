@@ -1,26 +1,70 @@
 //! Copy-up: making a file of a lower layer the agent's own before its first change.
 //!
-//! The data is copied while other operations go on; only the rename into the delta holds the
-//! namespace lock. Then the inode's open read handles move to the copy.
+//! The data is copied while other operations go on, copy-ups of other files too; only the rename
+//! into the delta holds the namespace lock. Then the inode's open read handles move to the copy.
 
-use super::View;
 use super::delta::Content;
 use super::error::FsError;
 use super::handles::Handle;
 use super::layers::{Entry, Which};
 use super::nodes::Facts;
+use super::{View, sys};
 use agentfs_core::RelPath;
-use rustix::fs::{self, Mode, OFlags, SeekFrom};
+use rustix::fs::{self, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+/// From this size on (in bytes) a copy-up is too long for a thread that serves the kernel.
+const LONG: u64 = 1 << 20;
+
+/// The paths that are being copied up.
+#[derive(Debug, Default)]
+pub(super) struct Copying {
+    paths: Mutex<HashSet<RelPath>>,
+    one_less: Condvar,
+}
+
+/// While it lives nobody else copies this path up.
+struct CopyingOne<'a> {
+    copying: &'a Copying,
+    path: &'a RelPath,
+}
+
+impl Copying {
+    /// Waits until nobody else copies `path` up.
+    fn begin<'a>(&'a self, path: &'a RelPath) -> CopyingOne<'a> {
+        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        while !paths.insert(path.clone()) {
+            paths = self.one_less.wait(paths).unwrap_or_else(PoisonError::into_inner);
+        }
+        CopyingOne { copying: self, path }
+    }
+}
+
+impl Drop for CopyingOne<'_> {
+    fn drop(&mut self) {
+        self.copying.paths.lock().unwrap_or_else(PoisonError::into_inner).remove(self.path);
+        self.copying.one_less.notify_all();
+    }
+}
 
 impl View {
+    /// Whether the next change of the file at `path` copies so much that a thread that serves the
+    /// kernel must not do it.
+    pub fn copy_takes_long(&self, path: &RelPath) -> bool {
+        let _names = self.read_names();
+        matches!(self.layers.entry(path), Ok(Some(entry)) if entry.top != Which::Delta
+            && sys::kind(&entry.stat) == FileType::RegularFile
+            && entry.stat.st_size as u64 > LONG)
+    }
+
     /// Makes sure that the delta has `path`, which is anything but a directory.
     ///
-    /// Blocks for as long as copying the data takes; one copy-up at a time.
+    /// Blocks for as long as copying the data takes; one copy-up of a path at a time.
     pub(super) fn copy_up(&self, path: &RelPath, content: Content) -> Result<(), FsError> {
-        let _one_at_a_time = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.copying.begin(path);
         let (place, entry) = {
             let _names = self.read_names();
             let place = self.layers.place(path)?;

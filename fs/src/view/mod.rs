@@ -8,7 +8,7 @@
 //! - A number that the kernel knows stands for one file until the kernel forgets it.
 //! - The delta is at every instant a directory that kernel overlayfs can mount.
 //!
-//! Locks, always taken in this order: `copying`, `names` (read for operations that only look,
+//! Locks, always taken in this order: `copying` (one path of it), `names` (read for operations that only look,
 //! write for those that change names), `nodes` (for moments only). None is held while the gate is
 //! asked or the kernel is notified.
 
@@ -38,6 +38,7 @@ pub use write::Creation;
 
 use crate::gate::Gate;
 use agentfs_core::{AgentName, RelPath};
+use copy_up::Copying;
 use delta::Delta;
 use handles::Handles;
 use layers::{Format, Layers};
@@ -95,7 +96,7 @@ pub struct View {
     owner: Owner,
     scratch: Arc<Scratch>,
     gate: Arc<dyn Gate>,
-    copying: Mutex<()>,
+    copying: Copying,
     names: RwLock<()>,
     nodes: Mutex<Nodes>,
     handles: Handles,
@@ -147,7 +148,7 @@ impl View {
             owner: spec.owner,
             scratch: spec.scratch,
             gate,
-            copying: Mutex::new(()),
+            copying: Copying::default(),
             names: RwLock::new(()),
             nodes: Mutex::new(Nodes::new(facts)),
             handles: Handles::default(),

@@ -40,9 +40,16 @@ pub fn is_virtual(ino: u64) -> bool {
     ino == DIRECTORY_INO || by_ino(ino).is_some()
 }
 
-/// Whether the path is the directory or below it.
+/// Whether the path is the directory or below it, or one that views never show.
 pub fn is_virtual_path(path: &RelPath) -> bool {
-    path.components().next().is_some_and(|first| first == DIRECTORY)
+    path.components().next().is_some_and(|first| first == DIRECTORY || is_stage(first))
+}
+
+/// Whether a name at the root is that of a directory in which an apply prepares what it moves
+/// into base (where base's `.git` can't take it): no view shows one, also if an apply that was
+/// interrupted has left it.
+pub(super) fn is_stage(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".agentfs-stage-")
 }
 
 /// Fails for a path that can't be written because it is virtual.

@@ -89,6 +89,9 @@ impl View {
         if path.as_bytes() == notices::DIRECTORY.as_bytes() {
             return self.virtual_dir_attr().map(Some);
         }
+        if notices::is_virtual_path(&path) {
+            return Ok(None);
+        }
         match self.layers.place(&path) {
             Ok(place) => self.attr_at(&path, &place).map(|found| found.map(|(attr, _)| attr)),
             Err(FsError::NotFound) => Ok(None),
@@ -365,7 +368,7 @@ impl View {
         let dir = self.layers.dir(&path)?;
         let mut names = dir.list()?;
         if path.is_root() {
-            names.retain(|name| name != notices::DIRECTORY);
+            names.retain(|name| name != notices::DIRECTORY && !notices::is_stage(name));
             names.push(OsString::from(notices::DIRECTORY));
         }
         names.sort();

@@ -27,7 +27,7 @@ impl View {
         if from != to && (from.contains(to) || (exchange && to.contains(from))) {
             return Err(FsError::Invalid);
         }
-        loop {
+        let was_dir = loop {
             let names = self.write_names();
             let source = self.movable(from)?;
             let target = self.layers.place(to)?.entry()?;
@@ -54,9 +54,9 @@ impl View {
             } else {
                 self.replace(from, &source, to, target.as_ref())?;
             }
-            break;
-        }
-        self.forget_if_as_in_base(from);
+            break sys::is_dir(&source.stat);
+        };
+        self.forget_if_as_in_base(from, was_dir);
         Ok(())
     }
 

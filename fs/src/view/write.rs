@@ -160,13 +160,25 @@ impl View {
         self.made(path)
     }
 
-    /// Gives a file another name. `path` is a present name of the node.
-    pub fn link(&self, ino: u64, new: &RelPath, _permit: &Permit) -> Result<Attr, FsError> {
+    /// Gives the file at `old` another name. Copies it up first, and blocks as long as that takes.
+    pub fn link(
+        &self,
+        ino: u64,
+        old: &RelPath,
+        new: &RelPath,
+        _permit: &Permit,
+    ) -> Result<Attr, FsError> {
         notices::refuse(new)?;
-        let path = self.path_of(ino)?;
-        self.copy_up(&path, Content::Keep)?;
+        // Both may have been renamed while the gate was asked, or while the data was copied.
+        if !self.paths_of(ino).contains(old) || !self.is_current(ino, old)? {
+            return Err(FsError::Moved);
+        }
+        self.copy_up(old, Content::Keep)?;
         let _names = self.write_names();
-        let source = self.layers.place(&path)?;
+        if self.nodes().ino(old) != Some(ino) {
+            return Err(FsError::Moved);
+        }
+        let source = self.layers.place(old)?;
         let from = source.dir.layer(Which::Delta).ok_or(FsError::Moved)?;
         let (dir, name) = self.vacant(new)?;
         let to = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
@@ -191,7 +203,7 @@ impl View {
             self.remove_name(path, &place, &entry)?;
             self.nodes().detach(path, orphan);
         }
-        self.forget_if_as_in_base(path);
+        self.forget_if_as_in_base(path, false);
         Ok(())
     }
 
@@ -224,7 +236,7 @@ impl View {
             self.remove_name(path, &place, &entry)?;
             self.nodes().detach(path, orphan);
         }
-        self.forget_if_as_in_base(path);
+        self.forget_if_as_in_base(path, true);
         Ok(())
     }
 
@@ -386,10 +398,10 @@ impl View {
         }
     }
 
-    /// Tells the gate if there is nothing left to claim at `path`.
-    pub(super) fn forget_if_as_in_base(&self, path: &RelPath) {
+    /// Tells the gate if there is nothing left to claim at `path`; `is_dir` says what was there.
+    pub(super) fn forget_if_as_in_base(&self, path: &RelPath, is_dir: bool) {
         let nowhere = |which| matches!(self.layers.stat_in(which, path), Ok(None));
-        if nowhere(Which::Delta) && nowhere(Which::Base) && !self.is_scratch(path, false) {
+        if nowhere(Which::Delta) && nowhere(Which::Base) && !self.is_scratch(path, is_dir) {
             self.gate.forget(path);
         }
     }
