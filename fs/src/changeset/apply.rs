@@ -167,7 +167,8 @@ impl fmt::Display for Kept {
 pub struct Applied {
     /// What stayed in base, or was moved aside, rather than be lost.
     pub kept: Vec<Kept>,
-    /// What base holds now at each path of the plan.
+    /// What the commit has made of each path of the plan: what its author knows base to hold,
+    /// even if somebody has saved there since.
     pub now: BasedOn,
 }
 
