@@ -20,8 +20,9 @@
 //!   the file system can't exchange, the look comes first).
 
 use super::stage::Stage;
-use super::tree::{Tree, is_whiteout, signature_of};
+use super::tree::{Tree, is_whiteout};
 use super::{ChangeSetError, Source, commit};
+use crate::stat::signature_of;
 use agentfs_core::changeset::{BasedOn, Before, ChangeSet, Signature};
 use agentfs_core::{RelPath, RunId};
 use serde::{Deserialize, Serialize};
@@ -284,7 +285,7 @@ fn git_dir(base: &Path) -> Result<Option<PathBuf>, ChangeSetError> {
     let git = RelPath::root().join(".git".as_ref());
     let root = tree.stat(&RelPath::root())?;
     let found = tree.stat(&git)?.filter(|found| {
-        super::tree::kind_of(found) == agentfs_core::changeset::FileKind::Dir
+        crate::stat::kind_of(found) == agentfs_core::changeset::FileKind::Dir
             && root.is_some_and(|root| root.st_dev == found.st_dev)
     });
     Ok(found.map(|_| base.join(".git")))

@@ -3,7 +3,8 @@
 use super::ChangeSetError;
 use super::apply::{Applied, Kept, Plan, Step};
 use super::stage::{FEW, may_replace, times};
-use super::tree::{Tree, is_gone, kind_of, signature_of};
+use super::tree::{Tree, is_gone};
+use crate::stat::{kind_of, signature_of};
 use agentfs_core::RelPath;
 use agentfs_core::changeset::{BasedOn, Before, FileKind, Signature};
 use rustix::fd::{AsFd, OwnedFd};

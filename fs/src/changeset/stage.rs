@@ -1,8 +1,9 @@
 //! Filling a stage: copies of all new contents, as they shall be in base, and the plan.
 
 use super::apply::{Owner, Plan, Step};
-use super::tree::{Tree, hash_of, kind_of, signature_of};
+use super::tree::{Tree, hash_of};
 use super::{ChangeSetError, Source, attributes};
+use crate::stat::{kind_of, signature_of};
 use agentfs_core::RelPath;
 use agentfs_core::changeset::{Action, Before, Change, ChangeSet, FileKind, Signature};
 use rustix::fd::AsFd;
