@@ -1,8 +1,7 @@
 //! Performing a plan on base: each step from whichever state a crash has left.
 
 use super::ChangeSetError;
-use super::apply::{Applied, Kept, Plan, Step};
-use super::stage::{FEW, may_replace, times};
+use super::plan::{Applied, FEW, Kept, Plan, Step, times};
 use super::tree::{Tree, is_gone};
 use crate::stat::{kind_of, signature_of};
 use agentfs_core::RelPath;
@@ -411,4 +410,9 @@ fn aside_name(name: &OsStr, attempt: u32) -> OsString {
         aside.push(format!("-{attempt}"));
     }
     aside
+}
+
+/// Whether what is at a place may give way to what replaces `before`.
+fn may_replace(found: &Stat, before: Before) -> bool {
+    before.is_some_and(|before| signature_of(found).same_version(&before))
 }
