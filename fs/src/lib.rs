@@ -14,6 +14,7 @@ pub mod layout;
 pub mod process;
 pub mod server;
 pub mod service;
+pub mod stat;
 pub mod store;
 pub mod view;
 

@@ -1,11 +1,11 @@
 //! Performing a plan on base: each step from whichever state a crash has left.
 
 use super::ChangeSetError;
-use super::apply::{Applied, Kept, Plan, Step};
-use super::stage::{FEW, may_replace, times};
-use super::tree::{Tree, is_gone, kind_of};
+use super::plan::{Applied, FEW, Kept, Plan, Step, times};
+use super::tree::{Tree, is_gone};
+use crate::stat::{kind_of, signature_of};
 use agentfs_core::RelPath;
-use agentfs_core::changeset::{Before, FileKind, Signature};
+use agentfs_core::changeset::{BasedOn, Before, FileKind, Signature};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
     AtFlags, Mode, OFlags, RenameFlags, Stat, fchmod, fchown, fsync, futimens, mkdirat, openat,
@@ -34,7 +34,7 @@ pub(super) fn perform(
         Err(error) => return Err(error),
     };
     let base = Tree::open(base)?;
-    let mut commit = Commit { base, stage, kept: Vec::new() };
+    let mut commit = Commit { base, stage, kept: Vec::new(), now: BasedOn::new() };
     for (index, step) in plan.steps.iter().enumerate() {
         commit.step(step)?;
         stop_if(hook(index + 1), index + 1)?;
@@ -42,7 +42,7 @@ pub(super) fn perform(
     commit.sync(plan)?;
     stop_if(hook(plan.steps.len()), plan.steps.len())?;
     remove_stage(stage_dir)?;
-    commit.applied(plan)
+    Ok(Applied { kept: commit.kept, now: commit.now })
 }
 
 fn stop_if(flow: ControlFlow<()>, step: usize) -> Result<(), ChangeSetError> {
@@ -78,6 +78,9 @@ struct Commit {
     base: Tree,
     stage: Option<Tree>,
     kept: Vec<Kept>,
+    /// What each step has made of its path, known at the step: what base has there at the end may
+    /// be somebody's later save, which the author has not seen.
+    now: BasedOn,
 }
 
 impl Commit {
@@ -108,6 +111,7 @@ impl Commit {
     }
 
     fn unlink(&mut self, path: &RelPath, replaces: Before) -> Result<(), ChangeSetError> {
+        self.now.insert(path.clone(), None);
         let Some((dir, name)) = self.place(path)? else { return Ok(()) };
         match self.look(&dir, path)? {
             None => Ok(()),
@@ -124,11 +128,13 @@ impl Commit {
     }
 
     fn rmdir(&mut self, path: &RelPath) -> Result<(), ChangeSetError> {
+        self.now.insert(path.clone(), None);
         let Some((dir, name)) = self.place(path)? else { return Ok(()) };
         match unlinkat(&dir, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => {
                 self.kept.push(Kept::Directory { path: path.clone() });
+                self.now.insert(path.clone(), self.base.signature(path)?);
                 Ok(())
             }
             Err(errno) => Err(self.base.fail("remove", path)(errno)),
@@ -157,6 +163,7 @@ impl Commit {
         replaces: Before,
         made: Signature,
     ) -> Result<(), ChangeSetError> {
+        self.now.insert(path.clone(), Some(made));
         let Some(found) = self.staged(staged)? else { return Ok(()) };
         let (dir, name) = self.make_place(path)?;
         // If the stage has another file under this name, it came out of base before a crash.
@@ -258,7 +265,10 @@ impl Commit {
         };
         let settled = fchmod(&dir, Mode::from_raw_mode(mode))
             .and_then(|()| mtime_ns.map_or(Ok(()), |at| futimens(&dir, &times(at))));
-        settled.map_err(self.base.fail("set the mode of", path))
+        let settled = settled.and_then(|()| rustix::fs::fstat(&dir));
+        let settled = settled.map_err(self.base.fail("set the mode of", path))?;
+        self.now.insert(path.clone(), Some(signature_of(&settled)));
+        Ok(())
     }
 
     fn staged(&self, staged: &str) -> Result<Option<Stat>, ChangeSetError> {
@@ -337,14 +347,6 @@ impl Commit {
         }
         Ok(())
     }
-
-    fn applied(self, plan: &Plan) -> Result<Applied, ChangeSetError> {
-        let mut applied = Applied { kept: self.kept, ..Applied::default() };
-        for step in &plan.steps {
-            applied.now.insert(step.path().clone(), self.base.signature(step.path())?);
-        }
-        Ok(applied)
-    }
 }
 
 /// A rename that replaces nothing; file systems that have no such flag get the plain one.
@@ -408,4 +410,9 @@ fn aside_name(name: &OsStr, attempt: u32) -> OsString {
         aside.push(format!("-{attempt}"));
     }
     aside
+}
+
+/// Whether what is at a place may give way to what replaces `before`.
+fn may_replace(found: &Stat, before: Before) -> bool {
+    before.is_some_and(|before| signature_of(found).same_version(&before))
 }

@@ -23,17 +23,16 @@ mod commit;
 mod encode;
 mod lines;
 pub mod patch;
+pub mod plan;
 pub mod scan;
 mod stage;
 #[cfg(test)]
 mod tests;
 mod tree;
 
-pub use apply::{
-    Applied, Kept, Owner, Plan, Staged, Step, abandon, resume, stage_dir_for, stages,
-    unchanged_since_staged,
-};
+pub use apply::{Staged, abandon, resume, stage_dir_for, stages, unchanged_since_staged};
 pub use patch::patch;
+pub use plan::{Applied, Kept, Owner, Plan, Step};
 pub use scan::{conflicts_now, scan, signature};
 
 use agentfs_core::RelPath;

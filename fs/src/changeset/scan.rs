@@ -16,8 +16,9 @@
 
 use super::attributes::{is_opaque, refuse_foreign_marks};
 use super::lines;
-use super::tree::{BIG, Content, Tree, is_gone, is_whiteout, kind_of, signature_of, stat_beneath};
+use super::tree::{BIG, Content, Tree, is_gone, is_whiteout, stat_beneath};
 use super::{ChangeSetError, Source, is_private};
+use crate::stat::{kind_of, signature_of};
 use agentfs_core::RelPath;
 use agentfs_core::changeset::{
     Action, BasedOn, Before, Change, ChangeSet, Conflict, FileKind, Signature, conflicts,

@@ -1,14 +1,15 @@
 //! Filling a stage: copies of all new contents, as they shall be in base, and the plan.
 
-use super::apply::{Owner, Plan, Step};
-use super::tree::{Tree, hash_of, kind_of, signature_of};
+use super::plan::{FEW, Owner, Plan, Step, times};
+use super::tree::{Tree, hash_of};
 use super::{ChangeSetError, Source, attributes};
+use crate::stat::kind_of;
 use agentfs_core::RelPath;
-use agentfs_core::changeset::{Action, Before, Change, ChangeSet, FileKind, Signature};
+use agentfs_core::changeset::{Action, Change, ChangeSet, FileKind, Signature};
 use rustix::fd::AsFd;
 use rustix::fs::{
-    Access, AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod,
-    fchown, fsync, futimens, mkdirat, openat, symlinkat, utimensat,
+    Access, AtFlags, Gid, Mode, OFlags, Uid, chownat, fchmod, fchown, fsync, futimens, mkdirat,
+    openat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -16,9 +17,6 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::path::Path;
-
-/// Up to how many entries are synced one by one; beyond, the whole file system is.
-pub(super) const FEW: usize = 32;
 
 /// A stage being filled.
 pub(super) struct Stage<'a> {
@@ -29,17 +27,6 @@ pub(super) struct Stage<'a> {
     /// The directory that holds the stage, to be synced too.
     home: Tree,
     owner: Option<Owner>,
-}
-
-/// Times as `futimens` wants them, the access time left alone.
-pub(super) fn times(mtime_ns: i64) -> Timestamps {
-    Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec {
-            tv_sec: mtime_ns.div_euclid(1_000_000_000),
-            tv_nsec: mtime_ns.rem_euclid(1_000_000_000),
-        },
-    }
 }
 
 impl<'a> Stage<'a> {
@@ -322,9 +309,4 @@ fn make_home(at: &Path, owner: Option<Owner>) -> Result<Tree, ChangeSetError> {
         }
         other => other,
     }
-}
-
-/// Whether what is at a place may give way to what replaces `before`.
-pub(super) fn may_replace(found: &rustix::fs::Stat, before: Before) -> bool {
-    before.is_some_and(|before| signature_of(found).same_version(&before))
 }

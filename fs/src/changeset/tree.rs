@@ -1,6 +1,7 @@
 //! One directory tree, opened so that no symbolic link in it can steer anyone out of it.
 
 use super::ChangeSetError;
+use crate::stat::{kind_of, signature_of};
 use agentfs_core::RelPath;
 use agentfs_core::changeset::{FileKind, Signature};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -78,31 +79,9 @@ pub(super) fn is_gone(errno: Errno) -> bool {
     matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
 }
 
-pub(super) fn kind_of(stat: &Stat) -> FileKind {
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => FileKind::File,
-        FileType::Symlink => FileKind::Symlink,
-        FileType::Directory => FileKind::Dir,
-        _ => FileKind::Special,
-    }
-}
-
 /// Whether it is overlayfs's mark for "deleted": a character device 0:0.
 pub(super) fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-}
-
-pub(super) fn signature_of(stat: &Stat) -> Signature {
-    Signature {
-        kind: kind_of(stat),
-        mode: stat.st_mode & 0o7777,
-        size: u64::try_from(stat.st_size).unwrap_or(0),
-        mtime_ns: stat
-            .st_mtime
-            .saturating_mul(1_000_000_000)
-            .saturating_add(i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
-        ino: stat.st_ino,
-    }
 }
 
 impl AsFd for Tree {

@@ -128,6 +128,35 @@ fn a_commit_cut_off_between_exchange_and_look_keeps_a_persons_version() {
 }
 
 #[test]
+fn a_persons_save_after_the_commit_is_not_what_was_published() {
+    let world = World::new();
+    world.write("base/a", "old");
+    world.write("base/gone", "old");
+    world.write("delta/a", "agent");
+    world.write("delta/d/b", "agent");
+    world.whiteout("gone");
+    let changes = world.scan();
+    let staged = world.prepare(&changes).unwrap();
+    let plan = staged.plan().clone();
+    let calm = std::cell::RefCell::new(BasedOn::new());
+    let applied = staged
+        .commit_watched(&mut |done| {
+            if done == plan.steps.len() && calm.borrow().is_empty() {
+                let all = ["a", "d", "d/b", "gone"].map(path);
+                calm.replace(world.notes(&all));
+                for name in ["a", "d/b", "gone"] {
+                    world.write("base/new", "person");
+                    fs::rename(world.base().join("new"), world.base().join(name)).unwrap();
+                }
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(world.read("a"), "person");
+    assert_eq!(applied.now, calm.into_inner());
+}
+
+#[test]
 fn a_directory_with_scratch_in_it_does_not_become_a_file() {
     let world = World::new();
     world.write("base/d/a", "1");

@@ -165,7 +165,7 @@ fn write_node(root: &Path, path: &RelPath, node: &Node) {
 
 fn stamp(root: &Path, path: &RelPath, node: &Node) {
     let at = root.join(path.to_path_buf());
-    let times = super::stage::times(mtime_of(path, node));
+    let times = super::plan::times(mtime_of(path, node));
     utimensat(CWD, &at, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
     if let Node::Dir(mode) = node {
         fs::set_permissions(&at, fs::Permissions::from_mode(*mode)).unwrap();
