@@ -267,9 +267,10 @@ fn expected(model: &Model) -> BTreeMap<RelPath, String> {
     model.names.iter().map(|(path, node)| (path.clone(), text(node))).collect()
 }
 
+/// Few enough that operations meet: names of base, and beside and below them.
 fn a_path() -> impl Strategy<Value = RelPath> {
-    let name = prop::sample::select(vec!["a", "b", "d"]);
-    prop::collection::vec(name, 1..=3).prop_map(|names| names.join("/").parse().unwrap())
+    let paths = ["a", "b", "b/a", "d", "d/a", "d/b", "d/d", "d/d/b"];
+    prop::sample::select(paths.to_vec()).prop_map(|path| path.parse().unwrap())
 }
 
 fn an_operation() -> impl Strategy<Value = Operation> {
@@ -317,11 +318,11 @@ fn view_and_model(dir: &Path) -> (Arc<View>, Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_view_is_what_the_operations_on_it_make(
-        operations in prop::collection::vec(an_operation(), 1..40)
+        operations in prop::collection::vec(an_operation(), 1..60)
     ) {
         let dir = tempfile::tempdir().unwrap();
         let (view, mut model) = view_and_model(dir.path());
