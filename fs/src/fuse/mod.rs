@@ -9,6 +9,7 @@ mod convert;
 mod gated;
 mod mount;
 mod probe;
+mod reading;
 #[cfg(test)]
 mod tests;
 mod workers;
@@ -16,7 +17,7 @@ mod workers;
 pub use mount::{MountError, MountedView, SOURCE_PREFIX, detach, mount};
 pub use probe::{Probed, probe};
 
-use crate::view::{self, Attr, Changes, Creation, DirList, FsError, View};
+use crate::view::{self, Changes, Creation, FsError, View};
 use answers::{answer_attr, answer_empty, answer_entry, answer_open, answer_xattr, failed, fopen};
 use convert::{TTL, file_attr, file_type, no_entry, set_time};
 use fuser::{
@@ -556,61 +557,6 @@ impl fuser::Filesystem for Adapter {
         match copied {
             Ok(copied) => reply.written(copied as u32),
             Err(error) => reply.error(failed("copy_file_range", error)),
-        }
-    }
-}
-
-impl Adapter {
-    fn open_virtual(&self, ino: u64, flags: OFlags, reply: ReplyOpen) {
-        let Some(notice) = View::notice(ino) else {
-            return reply.error(failed("open", FsError::IsDirectory));
-        };
-        if writes(flags) {
-            return reply.error(failed("open", FsError::Virtual));
-        }
-        if notice == crate::gate::Notice::GitIgnore {
-            return answer_open(reply, Ok(self.view.open_notice(notice)));
-        }
-        let view = self.view.clone();
-        self.workers.run(move || answer_open(reply, Ok(view.open_notice(notice))));
-    }
-
-    /// Adds lines of a listing from `offset` on, until `add` says that the answer is full. `add`
-    /// also says whether the kernel knows the node by it.
-    fn fill(
-        &self,
-        ino: u64,
-        handle: u64,
-        offset: u64,
-        mut add: impl FnMut(&Attr, u64, &OsStr) -> (bool, bool),
-    ) -> Result<(), FsError> {
-        let list: DirList = self.view.list(handle, offset == 0)?;
-        let mut at = offset;
-        loop {
-            let dots = [".", ".."];
-            if let Some(name) = usize::try_from(at).ok().and_then(|at| dots.get(at)) {
-                let mut attr = self.view.getattr(ino, None)?;
-                if *name == ".." {
-                    attr.ino = self.view.parent_of(ino);
-                }
-                if add(&attr, at + 1, OsStr::new(name)).0 {
-                    return Ok(());
-                }
-                at += 1;
-                continue;
-            }
-            let index = usize::try_from(at - 2).map_err(|_| FsError::Invalid)?;
-            let Some(entry) = self.view.list_entry(&list, index)? else { return Ok(()) };
-            at += 1;
-            // Gone since the names were taken.
-            let Some(attr) = entry.attr else { continue };
-            let (full, known) = add(&attr, at, &entry.name);
-            if !known {
-                self.view.forget(attr.ino, 1);
-            }
-            if full {
-                return Ok(());
-            }
         }
     }
 }

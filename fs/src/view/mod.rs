@@ -25,6 +25,8 @@ mod read;
 mod rename;
 mod scratch;
 mod sys;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use attr::{Changes, SetTime};

@@ -87,3 +87,58 @@ fn a_large_copy_up_holds_up_no_thread_that_serves_the_kernel() {
     assert_eq!(fs::metadata(m.delta("large")).unwrap().len(), (1 << 20) + 1);
     m.run("echo more >> .git/large && tail -c 2 .git/large | grep -q e");
 }
+
+#[test]
+fn refusals_reach_the_caller_and_others_go_on() {
+    let m = mounted(&[("busy", ""), ("stale", ""), ("denied", ""), ("held", "h"), ("free", "")]);
+    m.gate.say("busy", Say::No(Refusal::Busy));
+    m.gate.say("stale", Say::No(Refusal::Stale));
+    m.gate.say("denied", Say::No(Refusal::Denied));
+    m.gate.say("held", Say::Wait);
+    let write = |name: &str| fs::OpenOptions::new().write(true).open(m.at(name));
+    assert_eq!(errno(write("busy")), libc::EBUSY);
+    assert_eq!(errno(write("stale")), libc::EAGAIN);
+    assert_eq!(errno(fs::remove_file(m.at("denied"))), libc::EACCES);
+    assert_eq!(errno(fs::rename(m.at("free"), m.at("denied"))), libc::EACCES);
+    assert_eq!(errno(symlink("x", m.at("busy/x"))), libc::ENOTDIR);
+
+    let held = m.at("held");
+    // More than there are session threads.
+    let waiting: Vec<_> = (0..5)
+        .map(|_| {
+            let held = held.clone();
+            std::thread::spawn(move || {
+                // Not the standard library's open, which tries again after EINTR.
+                let flags = rustix::fs::OFlags::WRONLY;
+                rustix::fs::open(held, flags, rustix::fs::Mode::empty()).map(drop)
+            })
+        })
+        .collect();
+    while m.gate.waiting.lock().unwrap().len() < 5 {
+        std::thread::yield_now();
+    }
+    assert_eq!(fs::read_to_string(m.at("held")).unwrap(), "h");
+    fs::write(m.at("other"), "o").unwrap();
+    assert_eq!(fs::read_dir(m.at("")).unwrap().count(), 7);
+    for (index, answer) in m.gate.waiting.lock().unwrap().drain(..).enumerate() {
+        answer(if index == 0 { Err(Refusal::Interrupted) } else { Ok(Permit::granted()) });
+    }
+    let failed = waiting.into_iter().filter_map(|thread| thread.join().unwrap().err());
+    assert_eq!(failed.map(rustix::io::Errno::raw_os_error).collect::<Vec<_>>(), [libc::EINTR]);
+}
+
+#[test]
+fn scratch_is_never_asked_for() {
+    let m = mounted(&[(".gitignore", "target/\n"), (".git/HEAD", "ref: refs/heads/main\n")]);
+    fs::create_dir_all(m.at("target/debug")).unwrap();
+    let asked = m.gate.units();
+    fs::write(m.at("target/debug/x"), "x").unwrap();
+    fs::write(m.at(".git/HEAD"), "x").unwrap();
+    fs::rename(m.at("target/debug"), m.at("target/release")).unwrap();
+    fs::remove_file(m.at("target/release/x")).unwrap();
+    assert_eq!(m.gate.units(), asked);
+    assert!(m.gate.read.lock().unwrap().is_empty());
+    fs::write(m.at("y"), "y").unwrap();
+    fs::rename(m.at("y"), m.at("target/y")).unwrap();
+    assert_eq!(m.gate.units(), ["y", "y"], "only the side that counts");
+}

@@ -8,7 +8,7 @@ fn path(text: &str) -> RelPath {
 }
 
 /// Waits until something has come about; a test that waits in vain is ended by who runs it.
-pub(super) fn until(mut told: impl FnMut() -> bool) {
+fn until(mut told: impl FnMut() -> bool) {
     while !told() {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
@@ -101,4 +101,61 @@ fn what_an_interrupted_apply_has_left_at_the_root_is_not_shown() {
     fs::write(m.at("f"), "f").unwrap();
     assert_eq!(errno(fs::rename(m.at("f"), m.at(".agentfs-stage-r8"))), libc::EROFS);
     assert!(!m.delta(".agentfs-stage-r8").exists());
+}
+
+#[test]
+fn pins_hold_a_view_at_its_version_and_sync_moves_it() {
+    let m = mounted(&[("a", "one"), ("b", "b"), ("d/x", "x")]);
+    let view = m.view.view().clone();
+    let path = |text: &str| text.parse::<RelPath>().unwrap();
+    let old = fs::File::open(m.at("a")).unwrap();
+    let number = fs::metadata(m.at("a")).unwrap().ino();
+    assert!(!m.at("new/file").exists());
+    let touched = [path("a"), path("new/file"), path("d/x"), path("d")];
+    view.pin(&touched).unwrap();
+    // What an apply does.
+    fs::write(m.base("a.tmp"), "two").unwrap();
+    fs::rename(m.base("a.tmp"), m.base("a")).unwrap();
+    fs::create_dir(m.base("new")).unwrap();
+    fs::write(m.base("new/file"), "n").unwrap();
+    fs::remove_dir_all(m.base("d")).unwrap();
+
+    assert_eq!(fs::read_to_string(m.at("a")).unwrap(), "one");
+    assert_eq!(fs::metadata(m.at("a")).unwrap().ino(), number);
+    assert_eq!(m.run("ls && cat d/x"), "a\nb\nd\nx");
+    view.sync(Some(&touched)).unwrap();
+    assert_eq!(fs::read_to_string(m.at("a")).unwrap(), "two", "at once");
+    until(|| m.at("new/file").exists() && !m.at("d").exists());
+    assert_eq!(fs::read_to_string(m.at("new/file")).unwrap(), "n");
+    assert_eq!(fs::read_dir(m.dir.path().join("pins")).unwrap().count(), 0);
+    let mut buffer = [0; 3];
+    old.read_exact_at(&mut buffer, 0).unwrap();
+    assert_eq!(&buffer, b"one", "what is open stays");
+}
+
+#[test]
+fn what_is_dropped_from_the_delta_shows_base_again() {
+    let m = mounted(&[("a", "base"), ("gone", "g"), (".gitignore", "out\n")]);
+    let view = m.view.view().clone();
+    fs::write(m.at("a"), "mine").unwrap();
+    fs::remove_file(m.at("gone")).unwrap();
+    fs::create_dir_all(m.at("n/m")).unwrap();
+    fs::write(m.at("n/m/f"), "f").unwrap();
+    fs::write(m.at("out"), "scratch").unwrap();
+    let open = fs::OpenOptions::new().append(true).open(m.at("a")).unwrap();
+    assert_eq!(view.open_for_writing(), ["a".parse::<RelPath>().unwrap()]);
+    drop(open);
+    let written = || view.open_for_writing().len();
+    while written() > 0 {
+        std::thread::yield_now();
+    }
+    view.drop_from_delta(&["a".parse().unwrap()]).unwrap();
+    assert_eq!(fs::read_to_string(m.at("a")).unwrap(), "base");
+    view.drop_from_delta(&[]).unwrap();
+    assert_eq!(fs::read_to_string(m.at("gone")).unwrap(), "g");
+    assert!(!m.at("n").exists());
+    assert_eq!(fs::read_to_string(m.at("out")).unwrap(), "scratch");
+    let left: Vec<_> =
+        fs::read_dir(m.delta("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["out"]);
 }

@@ -1,0 +1,177 @@
+//! Files as processes see them: data, attributes, open handles.
+
+use super::*;
+
+#[test]
+fn files_are_read_from_base_and_written_to_the_delta() {
+    let m = mounted(&[("a.txt", "old\n"), ("d/b.txt", "b\n")]);
+    assert_eq!(fs::read_to_string(m.at("a.txt")).unwrap(), "old\n");
+    let before = fs::metadata(m.at("a.txt")).unwrap();
+    assert_eq!(before.ino(), fs::metadata(m.base("a.txt")).unwrap().ino());
+
+    let mut reader = fs::File::open(m.at("a.txt")).unwrap();
+    fs::OpenOptions::new().append(true).open(m.at("a.txt")).unwrap().write_all(b"new\n").unwrap();
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "old\nnew\n", "an open reader sees the write");
+    assert_eq!(fs::read_to_string(m.base("a.txt")).unwrap(), "old\n");
+    assert_eq!(fs::read_to_string(m.delta("a.txt")).unwrap(), "old\nnew\n");
+    assert_eq!(fs::metadata(m.at("a.txt")).unwrap().ino(), before.ino(), "over copy-up");
+
+    fs::write(m.at("d/b.txt"), "short").unwrap();
+    assert_eq!(fs::read_to_string(m.at("d/b.txt")).unwrap(), "short");
+    fs::write(m.at("d/c.txt"), "c").unwrap();
+    fs::remove_file(m.at("a.txt")).unwrap();
+    assert!(!m.at("a.txt").exists());
+    assert_eq!(fs::symlink_metadata(m.delta("a.txt")).unwrap().rdev(), 0, "a whiteout");
+    fs::write(m.at("a.txt"), "again").unwrap();
+    assert_eq!(fs::read_to_string(m.at("a.txt")).unwrap(), "again");
+
+    let mut names: Vec<_> =
+        fs::read_dir(m.at("d")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["b.txt", "c.txt"]);
+    assert_eq!(m.gate.units(), ["a.txt", "d/b.txt", "d/c.txt", "a.txt", "a.txt"]);
+    assert!(m.gate.read.lock().unwrap().contains(&"a.txt".to_owned()));
+}
+
+#[test]
+fn open_files_outlive_their_names() {
+    let m = mounted(&[("a", "base"), ("gone", "g")]);
+    let mut file = fs::OpenOptions::new().read(true).write(true).open(m.at("a")).unwrap();
+    fs::remove_file(m.at("a")).unwrap();
+    file.write_all(b"more").unwrap();
+    file.seek(Position::Start(0)).unwrap();
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "more");
+    assert_eq!(file.metadata().unwrap().nlink(), 0);
+    file.set_len(2).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 2);
+    file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
+    // A file of base that nobody has written.
+    let reader = fs::File::open(m.at("gone")).unwrap();
+    fs::remove_file(m.at("gone")).unwrap();
+    fs::write(m.at("gone"), "another").unwrap();
+    let mut buffer = [0; 1];
+    reader.read_exact_at(&mut buffer, 0).unwrap();
+    assert_eq!(&buffer, b"g");
+    assert_eq!(fs::read_to_string(m.base("gone")).unwrap(), "g");
+}
+
+#[test]
+fn attributes_are_kept_over_copy_up_and_can_be_changed() {
+    let m = mounted(&[("a", "text"), ("d/x", "x")]);
+    m.run("true");
+    fs::set_permissions(m.base("a"), fs::Permissions::from_mode(0o751)).unwrap();
+    let old = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 123_456_789);
+    let base = fs::File::options().write(true).open(m.base("a")).unwrap();
+    base.set_modified(old).unwrap();
+    rustix::fs::setxattr(m.base("a"), "user.note", b"kept", rustix::fs::XattrFlags::empty())
+        .unwrap();
+    let file = fs::OpenOptions::new().write(true).open(m.at("a")).unwrap();
+    let copy = fs::metadata(m.at("a")).unwrap();
+    assert_eq!((copy.modified().unwrap(), copy.mode() & 0o7777), (old, 0o751));
+    drop(file);
+    let mut note = [0; 4];
+    rustix::fs::getxattr(m.at("a"), "user.note", &mut note[..]).unwrap();
+    assert_eq!(&note, b"kept");
+    let mut names = [0; 100];
+    let length = rustix::fs::listxattr(m.at("a"), &mut names[..]).unwrap();
+    assert_eq!(&names[..length], b"user.note\0", "the format's own are hidden");
+
+    m.run("chmod 600 a && touch -d @5 a && truncate -s 2 a && setfattr -n user.x -v 1 a || true");
+    let now = fs::metadata(m.at("a")).unwrap();
+    assert_eq!((now.mode() & 0o7777, now.len()), (0o600, 2));
+    m.run("chmod 700 d && touch -d @7 d && chown 5:6 d");
+    let dir = fs::metadata(m.at("d")).unwrap();
+    assert_eq!((dir.mode() & 0o7777, dir.mtime(), dir.uid(), dir.gid()), (0o700, 7, 5, 6));
+    assert_ne!(fs::metadata(m.base("d")).unwrap().mode() & 0o7777, 0o700);
+    assert!(!m.gate.units().contains(&"d/".to_owned()), "directories merge");
+    m.run("chmod 755 . && touch .");
+}
+
+#[test]
+fn files_of_the_workspaces_owner_are_shown_as_the_agents() {
+    let m = mounted_as(&[], Owner { host: (1234, 1235), shown: (77, 78) });
+    fs::write(m.base("a"), "a").unwrap();
+    std::os::unix::fs::chown(m.base("a"), Some(1234), Some(1235)).unwrap();
+    std::os::unix::fs::chown(m.at(""), Some(77), Some(78)).unwrap();
+    let a = fs::metadata(m.at("a")).unwrap();
+    assert_eq!((a.uid(), a.gid()), (77, 78));
+    let made = Command::new("sh")
+        .args(["-c", "echo x > new && mkdir dir && ln -s new link && echo y >> a"])
+        .current_dir(m.at(""))
+        .uid(77)
+        .gid(78)
+        .status();
+    assert!(made.unwrap().success());
+    for name in ["new", "dir", "link", "a"] {
+        let host = fs::symlink_metadata(m.delta(name)).unwrap();
+        assert_eq!((host.uid(), host.gid()), (1234, 1235), "{name}");
+        let shown = fs::symlink_metadata(m.at(name)).unwrap();
+        assert_eq!((shown.uid(), shown.gid()), (77, 78), "{name}");
+    }
+}
+
+#[test]
+fn data_is_mapped_locked_appended_and_sparse() {
+    let m = mounted(&[("a", "0123456789"), ("db", "")]);
+    m.run(
+        r#"python3 - <<'PY'
+import fcntl, mmap, os, sqlite3
+f = open("a", "r+b")
+shared = mmap.mmap(f.fileno(), 0)
+shared[0:3] = b"abc"
+assert open("a", "rb").read() == b"abc3456789"
+os.pwrite(f.fileno(), b"Z", 9)
+assert shared[9:10] == b"Z"
+shared.close(); f.close()
+assert open("a", "rb").read() == b"abc345678Z"
+
+one = open("a", "r+b"); two = os.open("a", os.O_RDWR)
+fcntl.lockf(one, fcntl.LOCK_EX)
+pid = os.fork()
+if pid == 0:
+    try:
+        fcntl.lockf(os.open("a", os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os._exit(1)
+    except BlockingIOError:
+        os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+fds = [os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND) for _ in range(2)]
+for i in range(100):
+    os.write(fds[i % 2], b"%02d" % i)
+assert open("log").read() == "".join("%02d" % i for i in range(100))
+
+s = os.open("sparse", os.O_RDWR | os.O_CREAT)
+os.pwrite(s, b"end", 1 << 20)
+assert os.lseek(s, 0, os.SEEK_DATA) > 0
+assert os.lseek(s, 0, os.SEEK_HOLE) == 0
+os.posix_fallocate(s, 0, 2 << 20)
+assert os.fstat(s).st_size == 2 << 20
+t = os.open("copy", os.O_RDWR | os.O_CREAT)
+assert os.copy_file_range(s, t, 3, 1 << 20, 0) == 3 and os.pread(t, 9, 0) == b"end"
+os.fsync(s); os.fdatasync(s)
+os.fsync(os.open(".", os.O_RDONLY))
+assert os.statvfs(".").f_blocks > 0
+
+for mode in ["delete", "wal"]:
+    db = sqlite3.connect("db")
+    assert db.execute("pragma journal_mode=" + mode).fetchone() == (mode,)
+    db.execute("create table if not exists t (x)")
+    db.execute("insert into t values (1)")
+    db.commit()
+    assert sqlite3.connect("db").execute("select count(*) from t").fetchone()[0] >= 1
+    db.close()
+try:
+    os.open(".", os.O_TMPFILE | os.O_RDWR)
+    assert False
+except OSError as e:
+    assert e.errno == 95, e
+PY"#,
+    );
+    assert_eq!(fs::read_to_string(m.base("a")).unwrap(), "0123456789");
+}

@@ -1,0 +1,101 @@
+//! Names: made, moved, removed, listed.
+
+use super::*;
+
+#[test]
+fn names_are_made_moved_and_removed_as_on_any_file_system() {
+    let m = mounted(&[("a", "a"), ("d/x", "x"), ("d/y", "y"), ("e/z", "z")]);
+    // Replace a file of base by rename, the way editors save.
+    fs::write(m.at("a.tmp"), "saved").unwrap();
+    let saved = fs::metadata(m.at("a.tmp")).unwrap().ino();
+    fs::rename(m.at("a.tmp"), m.at("a")).unwrap();
+    assert_eq!(fs::read_to_string(m.at("a")).unwrap(), "saved");
+    assert_eq!(fs::metadata(m.at("a")).unwrap().ino(), saved);
+    assert!(m.gate.forgotten.lock().unwrap().contains(&"a.tmp".to_owned()));
+
+    assert_eq!(errno(fs::rename(m.at("d"), m.at("d2"))), libc::EXDEV);
+    fs::create_dir(m.at("n")).unwrap();
+    fs::write(m.at("n/1"), "1").unwrap();
+    let mut open = fs::File::open(m.at("n/1")).unwrap();
+    fs::rename(m.at("n"), m.at("moved")).unwrap();
+    assert_eq!(fs::read_to_string(m.at("moved/1")).unwrap(), "1");
+    let mut text = String::new();
+    open.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "1");
+    assert_eq!(errno(fs::remove_dir(m.at("moved"))), libc::ENOTEMPTY);
+
+    // A directory of base, emptied, removed and made again, is empty.
+    fs::remove_file(m.at("d/x")).unwrap();
+    fs::remove_file(m.at("d/y")).unwrap();
+    fs::remove_dir(m.at("d")).unwrap();
+    assert!(!m.at("d").exists());
+    fs::create_dir(m.at("d")).unwrap();
+    assert_eq!(fs::read_dir(m.at("d")).unwrap().count(), 0);
+    fs::remove_dir_all(m.at("e")).unwrap();
+    fs::rename(m.at("moved"), m.at("e")).unwrap();
+    assert_eq!(m.run("ls e"), "1\n", "base's e/z stays hidden");
+
+    fs::hard_link(m.at("a"), m.at("a2")).unwrap();
+    let (one, two) = (fs::metadata(m.at("a")).unwrap(), fs::metadata(m.at("a2")).unwrap());
+    assert_eq!((one.ino(), one.nlink()), (two.ino(), 2));
+    fs::write(m.at("a2"), "both").unwrap();
+    assert_eq!(fs::read_to_string(m.at("a")).unwrap(), "both");
+
+    symlink("e/1", m.at("link")).unwrap();
+    assert_eq!(fs::read_to_string(m.at("link")).unwrap(), "1");
+    assert_eq!(fs::read_link(m.at("link")).unwrap(), PathBuf::from("e/1"));
+    m.run("mkfifo p && test -p p && rm p");
+    let denied = Command::new("mknod").arg(m.at("w")).args(["c", "0", "0"]).output().unwrap();
+    assert!(!denied.status.success());
+}
+
+#[test]
+fn renameat2_has_its_flags() {
+    use rustix::fs::{CWD, RenameFlags as Flags, renameat_with};
+
+    let m = mounted(&[("a", "a"), ("b", "b")]);
+    let rename = |from: &str, to: &str, flags| {
+        renameat_with(CWD, m.at(from), CWD, m.at(to), flags).map_err(std::io::Error::from)
+    };
+    assert_eq!(errno(rename("a", "b", Flags::NOREPLACE)), libc::EEXIST);
+    rename("a", "b", Flags::EXCHANGE).unwrap();
+    assert_eq!(fs::read_to_string(m.at("a")).unwrap(), "b");
+    assert_eq!(fs::read_to_string(m.at("b")).unwrap(), "a");
+    rename("a", "c", Flags::NOREPLACE).unwrap();
+    assert_eq!(m.run("ls"), "b\nc\n");
+    assert_eq!(errno(rename("b", "c", Flags::WHITEOUT)), libc::EINVAL);
+}
+
+#[test]
+fn listings_are_whole_while_entries_come_and_go() {
+    let m = mounted(&[]);
+    for index in 0..3000 {
+        fs::write(m.base(&format!("f{index:04}")), "").unwrap();
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for entry in fs::read_dir(m.at("")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(seen.insert(name.clone()), "{name} twice");
+        if name.ends_with('7') {
+            fs::remove_file(m.at(&name)).unwrap();
+            fs::write(m.at(&format!("new{name}")), "").unwrap();
+        }
+    }
+    assert!((0..3000).all(|index| seen.contains(&format!("f{index:04}"))));
+    assert_eq!(m.run("ls | wc -l").trim(), "3000");
+    m.run("rm -rf ./f* ./n*");
+    assert_eq!(m.run("ls"), "");
+}
+
+#[test]
+fn notices_are_made_when_they_are_opened() {
+    let m = mounted(&[]);
+    assert_eq!(fs::read_to_string(m.at(".agentfs/whoami")).unwrap(), "Whoami\n");
+    assert_eq!(m.run("cat .agentfs/explain"), "Explain\n");
+    assert_eq!(fs::read_to_string(m.at(".agentfs/.gitignore")).unwrap(), "*\n");
+    assert_eq!(errno(fs::write(m.at(".agentfs/x"), "")), libc::EROFS);
+    assert_eq!(errno(fs::write(m.at(".agentfs/whoami"), "")), libc::EROFS);
+    assert_eq!(errno(fs::remove_dir_all(m.at(".agentfs"))), libc::EROFS);
+    assert_eq!(m.run("ls -A").trim(), ".agentfs");
+    assert!(!m.delta(".agentfs").exists());
+}

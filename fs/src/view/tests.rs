@@ -1,0 +1,343 @@
+//! A view without a mount against a model: a map from path to what is there.
+//!
+//! The model starts as base does, so every operation meets files and directories of both layers.
+
+use super::*;
+use crate::gate::{Answer, Gate, Intent, Notice, Permit, Requester};
+use proptest::prelude::*;
+use rustix::fs::{OFlags, RenameFlags};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+
+struct Permissive;
+
+impl Gate for Permissive {
+    fn already(&self, _: &Intent) -> Option<Permit> {
+        Some(Permit::granted())
+    }
+
+    fn ask(&self, _: Intent, _: Requester, answer: Answer) {
+        answer(Ok(Permit::granted()));
+    }
+
+    fn read(&self, _: &RelPath) {}
+
+    fn forget(&self, _: &RelPath) {}
+
+    fn notice(&self, _: Notice) -> String {
+        String::new()
+    }
+}
+
+/// What is at a path. Files are by number, because hard links share theirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Node {
+    Dir,
+    File(usize),
+    Link(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Content {
+    text: String,
+    mode: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Model {
+    names: BTreeMap<RelPath, Node>,
+    files: Vec<Content>,
+}
+
+/// Only whether an operation worked is compared, and what the view shows then.
+type Done = Option<()>;
+
+impl Model {
+    fn file(&mut self, path: &RelPath, text: &str) {
+        self.files.push(Content { text: text.to_owned(), mode: 0o644 });
+        self.names.insert(path.clone(), Node::File(self.files.len() - 1));
+    }
+
+    fn vacant(&self, path: &RelPath) -> Done {
+        let parent = path.parent()?;
+        let there = parent.is_root() || self.names.get(&parent) == Some(&Node::Dir);
+        (there && !self.names.contains_key(path)).then_some(())
+    }
+
+    fn is_empty(&self, dir: &RelPath) -> bool {
+        !self.names.keys().any(|path| path != dir && dir.contains(path))
+    }
+
+    fn number(&self, path: &RelPath) -> Option<usize> {
+        match self.names.get(path)? {
+            Node::File(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    fn apply(&mut self, operation: &Operation) -> Done {
+        match operation {
+            Operation::Create(path, text) => {
+                self.vacant(path)?;
+                self.file(path, text);
+            }
+            Operation::Append(path, text) => {
+                let number = self.number(path)?;
+                self.files[number].text.push_str(text);
+            }
+            Operation::Chmod(path, mode) => {
+                let number = self.number(path)?;
+                self.files[number].mode = *mode;
+            }
+            Operation::Unlink(path) => {
+                self.names.get(path).filter(|node| **node != Node::Dir)?;
+                self.names.remove(path);
+            }
+            Operation::Mkdir(path) => {
+                self.vacant(path)?;
+                self.names.insert(path.clone(), Node::Dir);
+            }
+            Operation::Rmdir(path) => {
+                self.names.get(path).filter(|node| **node == Node::Dir)?;
+                self.is_empty(path).then_some(())?;
+                self.names.remove(path);
+            }
+            Operation::Symlink(path, text) => {
+                self.vacant(path)?;
+                self.names.insert(path.clone(), Node::Link(text.clone()));
+            }
+            Operation::Link(old, new) => {
+                let number = self.number(old)?;
+                self.vacant(new)?;
+                self.names.insert(new.clone(), Node::File(number));
+            }
+            Operation::Rename(from, to) => self.rename(from, to)?,
+        }
+        Some(())
+    }
+
+    fn rename(&mut self, from: &RelPath, to: &RelPath) -> Done {
+        let source = self.names.get(from)?.clone();
+        if from == to {
+            return Some(());
+        }
+        if from.contains(to) {
+            return None;
+        }
+        match self.names.get(to) {
+            None => self.vacant(to)?,
+            // Two names of one file: POSIX does nothing.
+            Some(Node::File(_))
+                if self.number(from).is_some_and(|a| self.number(to) == Some(a)) =>
+            {
+                return Some(());
+            }
+            Some(target) => {
+                ((source == Node::Dir) == (*target == Node::Dir)).then_some(())?;
+                (*target != Node::Dir || self.is_empty(to)).then_some(())?;
+            }
+        }
+        let moved: Vec<_> = self
+            .names
+            .iter()
+            .filter(|(path, _)| from.contains(path))
+            .map(|(p, n)| (p.clone(), n.clone()))
+            .collect();
+        for (path, _) in &moved {
+            self.names.remove(path);
+        }
+        for (path, node) in moved {
+            self.names.insert(path.rebase(from, to)?, node);
+        }
+        Some(())
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Create(RelPath, String),
+    Append(RelPath, String),
+    Chmod(RelPath, u32),
+    Unlink(RelPath),
+    Mkdir(RelPath),
+    Rmdir(RelPath),
+    Symlink(RelPath, String),
+    Link(RelPath, RelPath),
+    Rename(RelPath, RelPath),
+}
+
+const CREATION: Creation = Creation { mode: 0o644, uid: 0, gid: 0 };
+
+/// Looks every name on the way up, as the kernel does.
+fn find(view: &View, path: &RelPath) -> Result<Attr, FsError> {
+    let mut ino = ROOT;
+    let mut found = view.getattr(ROOT, None)?;
+    for name in path.components() {
+        found = view.lookup(ino, name)?.ok_or(FsError::NotFound)?;
+        ino = found.ino;
+    }
+    Ok(found)
+}
+
+fn is_kind(attr: &Attr, kind: rustix::fs::FileType) -> bool {
+    rustix::fs::FileType::from_raw_mode(attr.stat.st_mode) == kind
+}
+
+/// What the kernel makes of a system call: it looks names up and lets no wrong kind through.
+fn perform(view: &View, operation: &Operation) -> Result<(), FsError> {
+    let permit = Permit::granted();
+    let file = |path: &RelPath| {
+        let attr = find(view, path)?;
+        let regular = is_kind(&attr, rustix::fs::FileType::RegularFile);
+        if regular { Ok(attr) } else { Err(FsError::Invalid) }
+    };
+    match operation {
+        Operation::Create(path, text) => {
+            let flags = OFlags::WRONLY | OFlags::EXCL;
+            let (_, opened) = view.create(path, CREATION, flags, &permit)?;
+            view.write(opened.handle, 0, text.as_bytes(), false)?;
+            view.close(opened.handle);
+        }
+        Operation::Append(path, text) => {
+            let attr = file(path)?;
+            let opened = view.open_write(attr.ino, Some(path), OFlags::WRONLY, &permit)?;
+            let end = attr.stat.st_size as u64;
+            view.write(opened.handle, end, text.as_bytes(), false)?;
+            view.close(opened.handle);
+        }
+        Operation::Chmod(path, mode) => {
+            let changes = Changes { mode: Some(*mode), ..Changes::default() };
+            view.setattr(file(path)?.ino, Some(path), changes, &permit)?;
+        }
+        Operation::Unlink(path) => view.unlink(path, &permit)?,
+        Operation::Mkdir(path) => {
+            view.mkdir(path, Creation { mode: 0o755, ..CREATION }, &permit)?;
+        }
+        Operation::Rmdir(path) => view.rmdir(path, &permit)?,
+        Operation::Symlink(path, text) => {
+            view.symlink(path, OsStr::new(text), CREATION, &permit)?;
+        }
+        Operation::Link(old, new) => {
+            view.link(file(old)?.ino, old, new, &permit)?;
+        }
+        Operation::Rename(from, to) => view.rename(from, to, RenameFlags::empty(), &permit)?,
+    }
+    Ok(())
+}
+
+/// All that the view shows, read through lookups and listings.
+fn shown(view: &View, at: &RelPath, all: &mut BTreeMap<RelPath, String>) -> Result<(), FsError> {
+    let handle = view.open_dir(find(view, at)?.ino);
+    let list = view.list(handle, true)?;
+    let mut index = 0;
+    while let Some(entry) = view.list_entry(&list, index)? {
+        index += 1;
+        let path = at.join(&entry.name);
+        if is_virtual_path(&path) {
+            continue;
+        }
+        let attr = find(view, &path)?;
+        assert_eq!(entry.attr.map(|listed| listed.ino), Some(attr.ino), "{path}");
+        let text = if is_kind(&attr, rustix::fs::FileType::Directory) {
+            shown(view, &path, all)?;
+            "directory".to_owned()
+        } else if is_kind(&attr, rustix::fs::FileType::Symlink) {
+            format!("-> {}", view.readlink(attr.ino)?.display())
+        } else {
+            let opened = view.open_read(attr.ino, OFlags::RDONLY)?;
+            let data = view.read(opened.handle, 0, 1000)?;
+            view.close(opened.handle);
+            format!("{:o} {}", attr.stat.st_mode & 0o7777, String::from_utf8_lossy(&data))
+        };
+        all.insert(path, text);
+    }
+    view.close(handle);
+    Ok(())
+}
+
+fn expected(model: &Model) -> BTreeMap<RelPath, String> {
+    let text = |node: &Node| match node {
+        Node::Dir => "directory".to_owned(),
+        Node::Link(text) => format!("-> {text}"),
+        Node::File(number) => {
+            let Content { text, mode } = &model.files[*number];
+            format!("{mode:o} {text}")
+        }
+    };
+    model.names.iter().map(|(path, node)| (path.clone(), text(node))).collect()
+}
+
+/// Few enough that operations meet: names of base, and beside and below them.
+fn a_path() -> impl Strategy<Value = RelPath> {
+    let paths = ["a", "b", "b/a", "d", "d/a", "d/b", "d/d", "d/d/b"];
+    prop::sample::select(paths.to_vec()).prop_map(|path| path.parse().unwrap())
+}
+
+fn an_operation() -> impl Strategy<Value = Operation> {
+    let text = || "[xyz]{0,3}";
+    prop_oneof![
+        (a_path(), text()).prop_map(|(path, text)| Operation::Create(path, text)),
+        (a_path(), text()).prop_map(|(path, text)| Operation::Append(path, text)),
+        (a_path(), prop::sample::select(vec![0o600, 0o640, 0o755]))
+            .prop_map(|(path, mode)| Operation::Chmod(path, mode)),
+        a_path().prop_map(Operation::Unlink),
+        a_path().prop_map(Operation::Mkdir),
+        a_path().prop_map(Operation::Rmdir),
+        (a_path(), "[xyz]{1,3}").prop_map(|(path, text)| Operation::Symlink(path, text)),
+        (a_path(), a_path()).prop_map(|(old, new)| Operation::Link(old, new)),
+        (a_path(), a_path()).prop_map(|(from, to)| Operation::Rename(from, to)),
+    ]
+}
+
+/// A view over a base of a few files, and its model.
+fn view_and_model(dir: &Path) -> (Arc<View>, Model) {
+    let mut model = Model::default();
+    for name in ["base", "delta", "work", "pins", "base/d", "base/d/d"] {
+        std::fs::create_dir(dir.join(name)).unwrap();
+    }
+    for name in ["d", "d/d"] {
+        model.names.insert(name.parse().unwrap(), Node::Dir);
+    }
+    for (name, text) in [("a", "one"), ("d/a", "two"), ("d/d/b", "three")] {
+        let path = dir.join("base").join(name);
+        std::fs::write(&path, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        std::fs::set_permissions(path, mode).unwrap();
+        model.file(&name.parse().unwrap(), text);
+    }
+    let spec = ViewSpec {
+        agent: "alice".parse().unwrap(),
+        base: dir.join("base"),
+        delta: dir.join("delta"),
+        work: dir.join("work"),
+        pins: dir.join("pins"),
+        owner: Owner { host: (0, 0), shown: (0, 0) },
+        scratch: Arc::new(Scratch::new(&dir.join("base"), &[]).unwrap()),
+    };
+    (View::open(spec, Arc::new(Permissive)).unwrap(), model)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_view_is_what_the_operations_on_it_make(
+        operations in prop::collection::vec(an_operation(), 1..60)
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let (view, mut model) = view_and_model(dir.path());
+        for operation in operations {
+            let done = perform(&view, &operation);
+            // A directory that base has too is not renamed, which programs are prepared for.
+            if done == Err(FsError::MovesLayers) {
+                continue;
+            }
+            let modelled = model.apply(&operation);
+            prop_assert_eq!(done.is_ok(), modelled.is_some(), "{:?}: {:?}", operation, done);
+            let mut all = BTreeMap::new();
+            shown(&view, &RelPath::root(), &mut all).unwrap();
+            prop_assert_eq!(all, expected(&model), "after {:?}", operation);
+        }
+        prop_assert_eq!(std::fs::read_to_string(dir.path().join("base/a")).unwrap(), "one");
+    }
+}
