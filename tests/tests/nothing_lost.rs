@@ -13,6 +13,8 @@ in_both_worlds!(
     directories_alone_are_work_too,
     discarded_work_stays_gone_when_the_daemon_is_killed_while_it_clears,
     paths_longer_than_the_kernel_takes_keep_nobody_from_working,
+    work_below_paths_longer_than_the_kernel_takes_can_be_discarded,
+    work_below_paths_longer_than_the_kernel_takes_can_be_applied,
     the_end_of_a_child_costs_no_place_in_the_queue,
     an_author_sees_its_own_work_after_it_was_applied,
     an_unmount_after_a_short_run_always_succeeds,
@@ -29,8 +31,8 @@ fn kill_the_daemon(world: &World) {
 }
 
 fn what_is_written_while_it_is_applied_is_never_lost(world: &World) {
-    let alice = world.agent("alice").start(
-        r#"i=0
+    let mut alice = world.agent("alice").start(
+        r#"i=0; tell begun
         until [ -e "$HOME/go-end" ]; do
             i=$((i + 1))
             echo $i >latest.txt || echo "latest.txt $i" >>~/refused
@@ -38,6 +40,7 @@ fn what_is_written_while_it_is_applied_is_never_lost(world: &World) {
         done
         echo $i >~/last; exit 1"#,
     );
+    alice.hears("begun");
     let mut applied = 0;
     for _ in 0..400 {
         let done = world.ctl("apply --json alice").run();
@@ -153,11 +156,13 @@ db.commit()";
     assert!(!world.repo().join("new.txt").exists());
 }
 
+/// Makes a file below 25 directories with names of 200 characters each.
+const NESTED: &str = "long=$(printf '%200s' '' | tr ' ' d); i=0
+    while [ $i -lt 25 ]; do mkdir $long && cd -P $long || exit 9; i=$((i + 1)); done
+    echo deep >file; exit 1";
+
 fn paths_longer_than_the_kernel_takes_keep_nobody_from_working(world: &World) {
-    let nested = "long=$(printf '%200s' '' | tr ' ' d); i=0
-        while [ $i -lt 25 ]; do mkdir $long && cd -P $long || break; i=$((i + 1)); done
-        echo deep >file; exit 1";
-    world.agent("alice").run(nested).exits(1);
+    world.agent("alice").run(NESTED).exits(1);
     let [run] = world.runs().try_into().expect("one run");
     assert!(run.ended.is_some(), "{run:?}");
     assert_eq!(world.recover().len(), 1);
@@ -167,10 +172,22 @@ fn paths_longer_than_the_kernel_takes_keep_nobody_from_working(world: &World) {
     world.agent("bob").run("echo bob >src/b.txt").exits(0);
     assert_eq!(world.base("src/b.txt"), "bob\n");
     assert_eq!(world.recover()[0].agent.as_str(), "alice");
+}
+
+fn work_below_paths_longer_than_the_kernel_takes_can_be_discarded(world: &World) {
+    world.agent("alice").run(NESTED).exits(1);
     world.ctl("discard alice --yes").ok();
     assert!(world.recover().is_empty());
     world.agent("alice").run("echo alice >src/a.txt").exits(0);
     assert_eq!(world.base("src/a.txt"), "alice\n");
+}
+
+fn work_below_paths_longer_than_the_kernel_takes_can_be_applied(world: &World) {
+    world.agent("alice").run(NESTED).exits(1);
+    world.apply("alice");
+    let found = world.cmd(["find", ".", "-name", "file"]).ok().out();
+    assert_eq!(found.matches('/').count(), 26, "{found}");
+    assert!(world.recover().is_empty() && world.locks().is_empty());
 }
 
 fn the_end_of_a_child_costs_no_place_in_the_queue(world: &World) {
