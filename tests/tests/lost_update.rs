@@ -2,6 +2,7 @@
 //! the most common way in which agents that share a directory lose each other's work.
 
 use agentfs_tests::{Programs, User, World, in_both_worlds, programs};
+use std::path::Path;
 
 /// Adds a line to what it read earlier, in one write, as editors and agents do.
 const WRITE_BACK: &str = r#"write_back() { { cat ~/read; echo "$1"; } >shared.txt; }"#;
@@ -10,6 +11,9 @@ in_both_worlds!(
     a_stale_write_is_refused_until_the_new_version_was_read,
     a_stale_write_is_refused_also_without_a_wait,
     a_stale_rename_over_a_file_is_refused_too,
+    a_hard_link_s_old_name_is_not_brought_back,
+    a_renamed_directory_replaces_no_file_of_a_human,
+    a_human_s_mode_of_a_directory_stays,
     twenty_increments_by_four_agents_make_twenty,
 );
 
@@ -77,6 +81,48 @@ fn a_stale_rename_over_a_file_is_refused_too(world: &World) {
     bob.tells("write");
     bob.finish().exits(0);
     assert_eq!(world.base("shared.txt"), "one\nalice\nbob\n");
+}
+
+fn a_hard_link_s_old_name_is_not_brought_back(world: &World) {
+    let mut alice =
+        world.agent("alice").start("ln src/a.txt src/linked; tell linked; await end; exit 0");
+    alice.hears("linked");
+    let bob = world.agent("bob").start("echo newer >src/a.txt; exit 0");
+    agentfs_tests::eventually("bob has written, or waits for the file that was linked", || {
+        (world.base("src/a.txt") == "newer\n" || !world.queue().is_empty()).then_some(())
+    });
+    alice.tells("end");
+    alice.finish().exits(0);
+    bob.finish().exits(0);
+    world.agent("alice").run("true").exits(0);
+    assert_eq!(world.base("src/a.txt"), "newer\n");
+    assert_eq!(world.base("src/linked"), "alpha\n");
+    assert!(world.recover().is_empty() && world.locks().is_empty());
+}
+
+fn a_renamed_directory_replaces_no_file_of_a_human(world: &World) {
+    let mut alice = world
+        .agent("alice")
+        .start("mkdir t; echo agent >t/f; mv t d2; tell moved; await end; exit 0");
+    alice.hears("moved");
+    world.sh("mkdir d2; echo human >d2/f").ok();
+    alice.tells("end");
+    let done = alice.finish().exits(0);
+    assert!(done.err().contains("pending: ") && done.err().contains("d2/f"), "{done}");
+    assert_eq!(world.base("d2/f"), "human\n");
+    assert_eq!(world.seen_by("alice", "d2/f"), "agent\n", "the agent's file is kept");
+    let [work] = world.recover().try_into().expect("it is pending");
+    assert_eq!(work.conflicts.iter().map(ToString::to_string).collect::<Vec<_>>(), ["d2/f"]);
+}
+
+fn a_human_s_mode_of_a_directory_stays(world: &World) {
+    let mut alice = world.agent("alice").start("echo new >src/y; tell wrote; await end; exit 0");
+    alice.hears("wrote");
+    world.sh("chmod 0711 src").ok();
+    alice.tells("end");
+    alice.finish().exits(0);
+    assert_eq!(world.base("src/y"), "new\n");
+    assert_eq!(world.tree().0[Path::new("src")].mode, 0o711);
 }
 
 fn twenty_increments_by_four_agents_make_twenty(world: &World) {

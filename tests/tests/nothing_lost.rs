@@ -1,0 +1,251 @@
+//! G4 and G9 in what is easily overlooked: work that is written while it is applied, that is no
+//! file, that somebody's new rules would hide, or whose path is very long; and what was applied,
+//! discarded or queued once, which stays so.
+
+use agentfs_api::types::{AgentState, Outcome};
+use agentfs_tests::{World, eventually, in_both_worlds};
+use std::fs;
+
+in_both_worlds!(
+    what_is_written_while_it_is_applied_is_never_lost,
+    a_file_that_was_rewritten_with_the_same_bytes_is_no_pending_change,
+    a_new_ignore_rule_hides_no_work_of_others,
+    directories_alone_are_work_too,
+    discarded_work_stays_gone_when_the_daemon_is_killed_while_it_clears,
+    paths_longer_than_the_kernel_takes_keep_nobody_from_working,
+    work_below_paths_longer_than_the_kernel_takes_can_be_discarded,
+    work_below_paths_longer_than_the_kernel_takes_can_be_applied,
+    the_end_of_a_child_costs_no_place_in_the_queue,
+    an_author_sees_its_own_work_after_it_was_applied,
+    an_unmount_after_a_short_run_always_succeeds,
+);
+
+/// Kills the daemon, and waits until it is gone.
+fn kill_the_daemon(world: &World) {
+    let pid = world.status().pid;
+    world.signal(pid, "KILL");
+    eventually("the daemon is dead", || {
+        let alive = world.cmd(["kill", "-0", &pid.to_string()]).as_root().run();
+        (alive.code() != 0).then_some(())
+    });
+}
+
+fn what_is_written_while_it_is_applied_is_never_lost(world: &World) {
+    let mut alice = world.agent("alice").start(
+        r#"i=0; tell begun
+        until [ -e "$HOME/go-end" ]; do
+            i=$((i + 1))
+            echo $i >latest.txt || echo "latest.txt $i" >>~/refused
+            echo $i >>every.txt || echo "every.txt $i" >>~/refused
+        done
+        echo $i >~/last; exit 1"#,
+    );
+    alice.hears("begun");
+    let mut applied = 0;
+    for _ in 0..400 {
+        let done = world.ctl("apply --json alice").run();
+        match done.code() {
+            0 if matches!(
+                done.json::<agentfs_api::types::Settled>().outcome,
+                Outcome::Applied { .. }
+            ) =>
+            {
+                applied += 1;
+            }
+            0 => {}
+            _ => assert!(done.err().contains("open for writing"), "{done}"),
+        }
+        if applied == 20 {
+            break;
+        }
+    }
+    alice.tells("end");
+    let home = alice.home();
+    alice.finish().exits(1);
+    assert_eq!(applied, 20, "applies between its writes");
+    let refused = fs::read_to_string(home.join("refused")).unwrap_or_default();
+    assert_eq!(refused, "", "what it writes alone is never refused");
+
+    let last = fs::read_to_string(home.join("last")).expect("it has counted");
+    let count: u32 = last.trim().parse().expect("it is a number");
+    let every: String = (1..=count).map(|i| format!("{i}\n")).collect();
+    assert_eq!(world.seen_by("alice", "latest.txt"), last);
+    assert_eq!(world.seen_by("alice", "every.txt"), every);
+    if !world.recover().is_empty() {
+        world.apply("alice");
+    }
+    assert_eq!(world.base("latest.txt"), last);
+    assert_eq!(world.base("every.txt"), every);
+    assert!(world.recover().is_empty() && world.locks().is_empty());
+}
+
+fn a_file_that_was_rewritten_with_the_same_bytes_is_no_pending_change(world: &World) {
+    let someone = |script| world.cmd(["agentshim", "run", "--", "sh", "-c", script]);
+    someone("printf 'one\\n' >shared.txt; echo real >src/a.txt").ok();
+    assert_eq!(world.base("src/a.txt"), "real\n");
+    let [agent] = world.agents().try_into().expect("one agent");
+    assert_eq!((agent.state, agent.changed, agent.leases), (AgentState::Idle, 0, 0), "{agent:?}");
+
+    world.agent("bob").run("echo bob >shared.txt").exits(0);
+    assert_eq!(world.base("shared.txt"), "bob\n");
+    let next = someone("cat shared.txt; echo again >src/a.txt").ok();
+    assert_eq!(next.out(), "bob\n", "a later change of base is seen");
+    let runs = world.runs();
+    let mine = runs.iter().filter(|run| run.agent == agent.name).count();
+    assert_eq!(mine, 2, "its name is free for the next one: {runs:?}");
+    assert_eq!(world.base("src/a.txt"), "again\n", "later sets apply: {next}");
+    assert_eq!(world.base("shared.txt"), "bob\n");
+    assert!(world.recover().is_empty() && world.locks().is_empty());
+}
+
+fn a_new_ignore_rule_hides_no_work_of_others(world: &World) {
+    let mut alice = world
+        .agent("alice")
+        .start("mkdir out; echo work >out.txt; echo deep >out/deep; tell wrote; await end; exit 1");
+    alice.hears("wrote");
+    world.agent("bob").run("printf 'out.txt\\nout/\\n' >>.gitignore").exits(0);
+    assert!(world.base(".gitignore").contains("out.txt"));
+    alice.tells("end");
+    alice.finish().exits(1);
+    let diff = world.ctl("diff alice").ok().out();
+    assert!(diff.contains("+work") && diff.contains("+deep"), "{diff}");
+    assert_eq!(world.recover().len(), 1);
+    world.apply("alice");
+    assert_eq!(world.base("out.txt"), "work\n");
+    assert_eq!(world.base("out/deep"), "deep\n");
+}
+
+fn directories_alone_are_work_too(world: &World) {
+    let done = world.agent("alice").run("mkdir -p nd/deep; exit 1").exits(1);
+    assert!(done.err().contains("pending: "), "{done}");
+    let [agent] = world.agents().try_into().expect("one agent");
+    assert_eq!(agent.state, AgentState::Pending, "{agent:?}");
+    let [work] = world.recover().try_into().expect("it is listed");
+    assert_eq!(work.agent.as_str(), "alice");
+    assert!(world.ctl("recover").ok().out().contains("agentctl apply alice"));
+    world.apply("alice");
+    assert!(world.repo().join("nd/deep").is_dir());
+    assert!(world.recover().is_empty());
+}
+
+fn discarded_work_stays_gone_when_the_daemon_is_killed_while_it_clears(world: &World) {
+    world.agent("alice").run("echo alice >src/a.txt; echo more >new.txt; exit 1").exits(1);
+    let delta = world.recover()[0].delta.display().to_string();
+    let kept = world.home().join("kept").display().to_string();
+    world.cmd(["cp", "-a", &delta, &kept]).ok();
+    world.ctl("discard alice --yes").ok();
+
+    // What the disk holds when the daemon is killed after the journal has the discard, and before
+    // the files are gone: the chain of hashes looks back alone, so its end can be cut off.
+    world.fs("unmount").ok();
+    let cut_off = "import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+begin, = db.execute('SELECT max(seq) FROM events WHERE event LIKE ?', ['%delta_cleared%']).fetchone()
+db.execute('DELETE FROM events WHERE seq >= ?', [begin])
+db.commit()";
+    let journal = world.states()[0].join("journal.db").display().to_string();
+    world.cmd(["python3", "-c", cut_off, &journal]).ok();
+    world.sh("cp -a \"$KEPT/.\" \"$DELTA/\"").env("KEPT", kept).env("DELTA", delta).ok();
+
+    world.agent("bob").run("echo bob >src/a.txt").exits(0);
+    assert!(world.recover().is_empty());
+    let next = world.agent("alice").run("cat src/a.txt; ls new.txt").exits(2);
+    assert_eq!(next.out(), "bob\n", "nothing of it is back");
+    world.agent("alice").run("true").exits(0);
+    assert_eq!(world.base("src/a.txt"), "bob\n");
+    assert!(!world.repo().join("new.txt").exists());
+}
+
+/// Makes a file below 25 directories with names of 200 characters each.
+const NESTED: &str = "long=$(printf '%200s' '' | tr ' ' d); i=0
+    while [ $i -lt 25 ]; do mkdir $long && cd -P $long || exit 9; i=$((i + 1)); done
+    echo deep >file; exit 1";
+
+fn paths_longer_than_the_kernel_takes_keep_nobody_from_working(world: &World) {
+    world.agent("alice").run(NESTED).exits(1);
+    let [run] = world.runs().try_into().expect("one run");
+    assert!(run.ended.is_some(), "{run:?}");
+    assert_eq!(world.recover().len(), 1);
+
+    kill_the_daemon(world);
+    world.fs("mount").ok();
+    world.agent("bob").run("echo bob >src/b.txt").exits(0);
+    assert_eq!(world.base("src/b.txt"), "bob\n");
+    assert_eq!(world.recover()[0].agent.as_str(), "alice");
+}
+
+fn work_below_paths_longer_than_the_kernel_takes_can_be_discarded(world: &World) {
+    world.agent("alice").run(NESTED).exits(1);
+    world.ctl("discard alice --yes").ok();
+    assert!(world.recover().is_empty());
+    world.agent("alice").run("echo alice >src/a.txt").exits(0);
+    assert_eq!(world.base("src/a.txt"), "alice\n");
+}
+
+fn work_below_paths_longer_than_the_kernel_takes_can_be_applied(world: &World) {
+    world.agent("alice").run(NESTED).exits(1);
+    world.apply("alice");
+    let found = world.cmd(["find", ".", "-name", "file"]).ok().out();
+    assert_eq!(found.matches('/').count(), 26, "{found}");
+    assert!(world.recover().is_empty() && world.locks().is_empty());
+}
+
+fn the_end_of_a_child_costs_no_place_in_the_queue(world: &World) {
+    let mut alice = world.agent("alice").start("echo alice >>shared.txt; tell holds; await end");
+    alice.hears("holds");
+    // The shell that waits has a child, which somebody else ends.
+    let mut bob = world.agent("bob").start(
+        "echo 'sleep $((86390 + 4)) & echo $! >~/child; echo bob >>shared.txt' >~/script
+         bash ~/script & await child
+         kill $(cat ~/child); tell killed; wait $!",
+    );
+    let before = bob.queues();
+    bob.tells("child");
+    bob.hears("killed");
+    eventually("the child has ended", || (!world.has_process("86394")).then_some(()));
+    let mut carol = world.agent("carol").start("echo carol >>shared.txt");
+    carol.queues();
+    let after = bob.queues();
+    assert_eq!((after.claim, after.position), (before.claim, 1), "{after:?}");
+    alice.tells("end");
+    alice.finish().exits(0);
+    bob.finish().exits(0);
+    carol.finish().exits(0);
+    assert_eq!(world.base("shared.txt"), "one\nalice\nbob\ncarol\n");
+    let log = world.log();
+    let queued = |entry: &&agentfs_api::types::LogEntry| {
+        entry.event["type"] == "queued" && entry.agent.as_ref().is_some_and(|a| a.as_str() == "bob")
+    };
+    assert_eq!(log.iter().filter(queued).count(), 1, "bob has queued once");
+}
+
+fn an_author_sees_its_own_work_after_it_was_applied(world: &World) {
+    let mut alice = world.agent("alice").start(
+        "tell started; await make
+         mkdir d; echo mine >d/y; echo mine >top.txt; tell made; await look
+         { ls d; cat d/y top.txt; } >~/seen 2>&1; tell looked; await end; exit 0",
+    );
+    alice.hears("started");
+    world.agent("bob").run("mkdir d; echo bob >d/x").exits(0);
+    alice.tells("make");
+    alice.hears("made");
+    world.apply("alice");
+    assert_eq!(world.base("d/y"), "mine\n");
+    alice.tells("look");
+    alice.hears("looked");
+    let seen = alice.kept("seen");
+    assert!(seen.contains("y\n") && seen.ends_with("mine\nmine\n"), "{seen}");
+    alice.tells("end");
+    alice.finish().exits(0);
+    let next = world.agent("alice").run("cat d/x d/y top.txt").exits(0);
+    assert_eq!(next.out(), "bob\nmine\nmine\n");
+}
+
+fn an_unmount_after_a_short_run_always_succeeds(world: &World) {
+    for turn in 1..=10 {
+        world.agent("alice").run(&format!("echo {turn} >>turns")).exits(0);
+        world.fs("unmount").ok();
+        assert_eq!(world.mounted_views(), [""; 0], "turn {turn}");
+    }
+    assert_eq!(world.base("turns").lines().count(), 10);
+}
