@@ -12,7 +12,7 @@ use crate::layout::AgentDirs;
 use crate::view::Scratch;
 use agentfs_api::types::{Outcome, Settled};
 use agentfs_core::changeset::{BasedOn, Before, ChangeSet, Conflict};
-use agentfs_core::machine::Command;
+use agentfs_core::machine::{Command, Underway};
 use agentfs_core::{AgentName, RelPath, WorkUnit};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -311,22 +311,30 @@ impl Owner {
     }
 
     /// Finishes the applies that the last daemon began, and removes stages that it had not yet
-    /// put into the journal.
+    /// put into the journal. One that can't be finished is no reason not to serve: its agent can
+    /// apply nothing until a later daemon has finished it.
     pub(super) fn finish_applies(&mut self) -> Result<(), ServiceError> {
-        let underway = self.state().underway.clone();
-        for (agent, apply) in underway {
-            let plan: Plan =
-                serde_json::from_str(&apply.plan).map_err(|_| ServiceError::Plan(agent.clone()))?;
-            let root = self.workspace.root.clone();
-            let applied = changeset::resume(&root, Path::new(&apply.stage), &plan)?;
-            self.open_view(&agent)?;
-            self.finish_apply(&agent, &plan, &applied, Still(None))?;
-            tracing::info!(%agent, "finished an apply that was cut off");
+        for (agent, apply) in self.state().underway.clone() {
+            match self.resume_apply(&agent, &apply) {
+                Ok(()) => tracing::info!(%agent, "finished an apply that was cut off"),
+                Err(error) => tracing::error!(%agent, %error, "an apply is still cut off"),
+            }
         }
         self.commit();
-        for (_, stage) in changeset::stages(&self.workspace.root)? {
+        let underway: Vec<PathBuf> =
+            self.state().underway.values().map(|apply| PathBuf::from(&apply.stage)).collect();
+        let left = changeset::stages(&self.workspace.root)?.into_iter().map(|(_, stage)| stage);
+        for stage in left.filter(|stage| !underway.contains(stage)) {
             changeset::abandon(&stage)?;
         }
         Ok(())
+    }
+
+    fn resume_apply(&mut self, agent: &AgentName, apply: &Underway) -> Result<(), ServiceError> {
+        let plan: Plan =
+            serde_json::from_str(&apply.plan).map_err(|_| ServiceError::Plan(agent.clone()))?;
+        let applied = changeset::resume(&self.workspace.root, Path::new(&apply.stage), &plan)?;
+        self.open_view(agent)?;
+        self.finish_apply(agent, &plan, &applied, Still(None))
     }
 }
