@@ -87,6 +87,7 @@ impl Adapter {
         };
         gate.ask(intent, Requester { tid }, Box::new(then));
     }
+
     /// Does at once what is permitted; by a worker, if it takes long.
     fn act<T: 'static>(
         &self,

@@ -9,7 +9,8 @@
 //! that it finds then has no pages cached yet. So no process can open the new name and read the
 //! old data, and what counts as read was read (G2). Until the kernel has been told, and no longer
 //! than its entries live, `stat` may show old attributes, and a new name may be missing; where a
-//! whole view moves, before a run's first process, the caller waits so that there is no such time.
+//! whole view moves, before a run's first process, the caller waits so that there is no such time,
+//! and so it does where the delta's own files are dropped.
 
 use super::error::FsError;
 use super::layers::Which;
@@ -49,7 +50,7 @@ impl View {
         *self.kernel.lock().unwrap_or_else(PoisonError::into_inner) = kernel;
     }
 
-    /// Waits for the kernel, where no operation of this view can be waiting at the gate.
+    /// Waits a moment for the kernel.
     fn settle(&self) {
         let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(kernel) = kernel {
@@ -303,9 +304,9 @@ impl ViewControl for View {
             paths
         };
         self.invalidate(Some(&dropped));
-        if everything {
-            self.settle();
-        }
+        // What was dropped is still held open for its handles, so an open of the inode that the
+        // kernel has under the name would find it: the kernel is waited for.
+        self.settle();
         Ok(())
     }
 
