@@ -83,6 +83,7 @@ impl View {
         let Some(path) = path else {
             return match self.nodes().target(ino) {
                 Some(Target::Orphan(file)) => file.try_clone().map_err(FsError::from),
+                Some(Target::Replaced(_)) => Err(FsError::Moved),
                 _ => Err(FsError::NotFound),
             };
         };

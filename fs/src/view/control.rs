@@ -211,7 +211,7 @@ impl View {
                 _ => None,
             };
             fs::unlinkat(&dir, name, AtFlags::empty())?;
-            self.nodes().detach(path, orphan);
+            self.nodes().replace(path, orphan);
         }
         for parent in path.ancestors().skip(1).filter(|path| !path.is_root()) {
             // A directory that is in no lower layer is the agent's own work, even empty.

@@ -47,6 +47,8 @@ struct Node {
     lookups: u64,
     facts: Facts,
     orphan: Option<Arc<OwnedFd>>,
+    /// The file lost its name without a request of the kernel's, which may think it is there.
+    replaced: bool,
 }
 
 /// What a number stands for now.
@@ -56,6 +58,9 @@ pub(super) enum Target {
     Path(RelPath, Identity),
     /// A file without a name, held open.
     Orphan(Arc<OwnedFd>),
+    /// The same, but the kernel may still believe in the name: who opens it by that has to look
+    /// again, or would write into a file that nobody ever sees.
+    Replaced(Arc<OwnedFd>),
     /// A file without a name that nothing but open handles reaches.
     Gone,
 }
@@ -71,7 +76,8 @@ pub(super) struct Nodes {
 
 impl Nodes {
     pub(super) fn new(root: Facts) -> Self {
-        let node = Node { paths: vec![RelPath::root()], lookups: 1, facts: root, orphan: None };
+        let paths = vec![RelPath::root()];
+        let node = Node { paths, lookups: 1, facts: root, orphan: None, replaced: false };
         Self {
             by_ino: HashMap::from([(ROOT, node)]),
             by_path: BTreeMap::from([(RelPath::root(), ROOT)]),
@@ -100,7 +106,8 @@ impl Nodes {
             return ino;
         }
         let ino = self.number(facts);
-        let node = Node { paths: vec![path.clone()], lookups: 0, facts, orphan: None };
+        let node =
+            Node { paths: vec![path.clone()], lookups: 0, facts, orphan: None, replaced: false };
         self.by_ino.insert(ino, node);
         self.by_path.insert(path.clone(), ino);
         self.set_facts(ino, facts);
@@ -161,6 +168,7 @@ impl Nodes {
         let node = self.by_ino.get(&ino)?;
         Some(match (node.paths.first(), &node.orphan) {
             (Some(path), _) => Target::Path(path.clone(), node.facts.identity),
+            (None, Some(file)) if node.replaced => Target::Replaced(file.clone()),
             (None, Some(file)) => Target::Orphan(file.clone()),
             (None, None) => Target::Gone,
         })
@@ -197,6 +205,15 @@ impl Nodes {
             if self.by_file.get(&node.facts.identity) == Some(&ino) {
                 self.by_file.remove(&node.facts.identity);
             }
+        }
+    }
+
+    /// Like [`Nodes::detach`], but the kernel has not asked for it and has to be told.
+    pub(super) fn replace(&mut self, path: &RelPath, orphan: Option<Arc<OwnedFd>>) {
+        let ino = self.by_path.get(path).copied();
+        self.detach(path, orphan);
+        if let Some(node) = ino.and_then(|ino| self.by_ino.get_mut(&ino)) {
+            node.replaced = node.paths.is_empty();
         }
     }
 
@@ -270,6 +287,18 @@ mod tests {
 
     fn nodes() -> Nodes {
         Nodes::new(Facts { identity: (1, 2), is_dir: true, in_delta: false, wanted: None })
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_is_no_longer_opened_by_its_name() {
+        let mut nodes = nodes();
+        let ino = nodes.bind(&path("a"), in_delta(5));
+        nodes.alias(ino, &path("b"));
+        let file = || Some(Arc::new(OwnedFd::from(std::fs::File::open("/").unwrap())));
+        nodes.replace(&path("a"), file());
+        assert!(matches!(nodes.target(ino), Some(Target::Path(..))), "it has another name");
+        nodes.replace(&path("b"), file());
+        assert!(matches!(nodes.target(ino), Some(Target::Replaced(_))));
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl View {
         let _names = self.read_names();
         let target = self.nodes().target(ino).ok_or(FsError::Moved)?;
         let gone = match target {
-            Target::Orphan(file) => {
+            Target::Orphan(file) | Target::Replaced(file) => {
                 return Ok(self.attr_of_file(ino, fs::fstat(&*file)?));
             }
             Target::Gone => FsError::NotFound,
@@ -240,6 +240,7 @@ impl View {
                 fs::open(sys::proc_path(&*file), flags & !OFlags::NOFOLLOW, Mode::empty())?,
                 None,
             )),
+            Target::Replaced(_) => Err(FsError::Moved),
             Target::Gone => Err(FsError::NotFound),
             Target::Path(path, identity) => {
                 let place = self.layers.place(&path)?;
@@ -262,7 +263,9 @@ impl View {
         }
         let _names = self.read_names();
         match self.nodes().target(ino).ok_or(FsError::Moved)? {
-            Target::Orphan(file) => file.try_clone().map_err(FsError::from),
+            Target::Orphan(file) | Target::Replaced(file) => {
+                file.try_clone().map_err(FsError::from)
+            }
             Target::Gone => Err(FsError::NotFound),
             Target::Path(path, _) => self.pin_path(&path),
         }
