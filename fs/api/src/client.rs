@@ -78,7 +78,11 @@ impl Client {
             return Err(ApiError::NotOurs(workspace.runtime_dir.clone()));
         }
         let client = Self::on_socket(&workspace.operator_socket(), &workspace.root)?;
-        client.status()?;
+        match client.status() {
+            // A daemon that has just been killed still took the connection; now it does not.
+            Err(ApiError::Transport(_)) => client.status()?,
+            answer => answer?,
+        };
         Ok(client)
     }
 
