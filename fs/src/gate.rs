@@ -5,7 +5,6 @@
 //! a [`Permit`]. It must never block a FUSE session thread on the answer: [`Gate::ask`] returns at
 //! once and calls back later, when the answer may have taken a minute.
 
-use agentfs_core::changeset::Before;
 use agentfs_core::{RelPath, WorkUnit};
 use parking_lot::{ArcRwLockReadGuard, RawRwLock};
 
@@ -135,9 +134,6 @@ impl Notice {
 
 /// What the owner of the state needs from a view. It never calls back into the gate.
 pub trait ViewControl: Send + Sync + 'static {
-    /// What base holds at `path` now, seen past this view's own changes.
-    fn base_entry(&self, path: &RelPath) -> std::io::Result<Before>;
-
     /// Before an apply replaces `paths` in base: keeps their present versions as pins, so that
     /// this view goes on showing them.
     fn pin(&self, paths: &[RelPath]) -> std::io::Result<()>;
@@ -146,10 +142,10 @@ pub trait ViewControl: Send + Sync + 'static {
     /// the kernel forget what it cached.
     fn sync(&self, paths: Option<&[RelPath]>) -> std::io::Result<()>;
 
-    /// After `paths` of the delta have become part of base, or were discarded: removes them from
-    /// the delta and makes the kernel forget what it cached. An empty list means all that is not
-    /// scratch.
-    fn drop_from_delta(&self, paths: &[RelPath]) -> std::io::Result<()>;
+    /// After `paths` of the delta (all that is not scratch, if none are given) have become part of
+    /// base, or were discarded: removes them from the delta and makes the kernel forget what it
+    /// cached.
+    fn drop_from_delta(&self, paths: Option<&[RelPath]>) -> std::io::Result<()>;
 
     /// The paths that some process has open for writing now.
     fn open_for_writing(&self) -> Vec<RelPath>;

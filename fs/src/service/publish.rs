@@ -140,7 +140,7 @@ impl Owner {
     pub(super) fn clear_discarded(&mut self, agent: &AgentName) -> Result<(), ServiceError> {
         if self.state().agent(agent)?.clearing {
             self.open_view(agent)?;
-            self.drop_from_delta(agent, &[])?;
+            self.drop_from_delta(agent, None)?;
             self.command(Command::DeltaCleared { agent: agent.clone() })?;
         }
         Ok(())
@@ -271,7 +271,7 @@ impl Owner {
             self.publish_live(agent, plan, applied)?
         } else {
             // Nobody writes any more: what is left was copied up and not changed.
-            self.drop_from_delta(agent, &[])?;
+            self.drop_from_delta(agent, None)?;
             Vec::new()
         };
         // Before others hear of it: one of them may be a write of this very agent that waits.
@@ -291,9 +291,7 @@ impl Owner {
     ) -> Result<Vec<(RelPath, Before)>, ServiceError> {
         let delta = AgentDirs::delta_of(&self.workspace, agent);
         let done = changeset::unchanged_since_staged(&delta, plan)?;
-        if !done.is_empty() {
-            self.drop_from_delta(agent, &done)?;
-        }
+        self.drop_from_delta(agent, Some(&done))?;
         let now = applied.now.iter().map(|(path, version)| (path.clone(), *version));
         let (settled, rebased) = now.partition::<Vec<_>, _>(|(path, _)| done.contains(path));
         if let Some(served) = self.agents.get(agent) {
@@ -304,7 +302,11 @@ impl Owner {
         Ok(rebased)
     }
 
-    fn drop_from_delta(&self, agent: &AgentName, paths: &[RelPath]) -> Result<(), ServiceError> {
+    fn drop_from_delta(
+        &self,
+        agent: &AgentName,
+        paths: Option<&[RelPath]>,
+    ) -> Result<(), ServiceError> {
         let Some(served) = self.agents.get(agent) else { return Ok(()) };
         let dropped = served.view.drop_from_delta(paths);
         dropped.map_err(ServiceError::io("clear the delta in", &self.workspace.state_dir))

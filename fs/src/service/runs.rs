@@ -204,7 +204,7 @@ impl Owner {
     /// After a run without changes: files that were copied up and not changed need not stay.
     fn drop_copies(&self, agent: &AgentName) {
         if let Some(served) = self.agents.get(agent)
-            && let Err(error) = served.view.drop_from_delta(&[])
+            && let Err(error) = served.view.drop_from_delta(None)
         {
             tracing::warn!(%agent, %error, "unchanged copies stay in the delta");
         }

@@ -17,7 +17,6 @@ use super::layers::Which;
 use super::{View, notices, sys};
 use crate::gate::ViewControl;
 use agentfs_core::RelPath;
-use agentfs_core::changeset::{Before, FileKind, Signature};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -268,10 +267,6 @@ impl View {
 }
 
 impl ViewControl for View {
-    fn base_entry(&self, path: &RelPath) -> io::Result<Before> {
-        Ok(self.layers.stat_in(Which::Base, path)?.map(|stat| signature(&stat)))
-    }
-
     fn pin(&self, paths: &[RelPath]) -> io::Result<()> {
         let _names = self.write_names();
         Ok(paths.iter().try_for_each(|path| self.pin_one(path))?)
@@ -290,13 +285,10 @@ impl ViewControl for View {
         Ok(())
     }
 
-    fn drop_from_delta(&self, paths: &[RelPath]) -> io::Result<()> {
-        // Of a run that has ended; the trait's empty list stands for this, so a caller that has
-        // found nothing to drop must not come here with it.
-        let everything = paths.is_empty();
+    fn drop_from_delta(&self, paths: Option<&[RelPath]>) -> io::Result<()> {
         let dropped = {
             let _names = self.write_names();
-            let mut paths = if everything { self.delta_paths()? } else { paths.to_vec() };
+            let mut paths = paths.map_or_else(|| self.delta_paths(), |paths| Ok(paths.to_vec()))?;
             // What is below a directory goes before it.
             paths.sort();
             paths.reverse();
@@ -316,22 +308,6 @@ impl ViewControl for View {
         paths.sort();
         paths.dedup();
         paths
-    }
-}
-
-fn signature(stat: &Stat) -> Signature {
-    let kind = match sys::kind(stat) {
-        FileType::RegularFile => FileKind::File,
-        FileType::Directory => FileKind::Dir,
-        FileType::Symlink => FileKind::Symlink,
-        _ => FileKind::Special,
-    };
-    Signature {
-        kind,
-        mode: stat.st_mode & 0o7777,
-        size: stat.st_size as u64,
-        mtime_ns: stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec as i64,
-        ino: stat.st_ino,
     }
 }
 

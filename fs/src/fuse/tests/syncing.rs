@@ -72,8 +72,8 @@ fn a_sync_behind_a_waiting_write_does_not_wait_for_the_kernel() {
     view.sync(Some(&[path("a")])).unwrap();
     assert_eq!(waits(), 0);
     view.sync(None).unwrap();
-    view.drop_from_delta(&[path("a")]).unwrap();
-    view.drop_from_delta(&[]).unwrap();
+    view.drop_from_delta(Some(&[path("a")])).unwrap();
+    view.drop_from_delta(None).unwrap();
     assert_eq!(waits(), 3);
 }
 
@@ -149,9 +149,9 @@ fn what_is_dropped_from_the_delta_shows_base_again() {
     while written() > 0 {
         std::thread::yield_now();
     }
-    view.drop_from_delta(&["a".parse().unwrap()]).unwrap();
+    view.drop_from_delta(Some(&["a".parse().unwrap()])).unwrap();
     assert_eq!(fs::read_to_string(m.at("a")).unwrap(), "base");
-    view.drop_from_delta(&[]).unwrap();
+    view.drop_from_delta(None).unwrap();
     assert_eq!(fs::read_to_string(m.at("gone")).unwrap(), "g");
     assert!(!m.at("n").exists());
     assert_eq!(fs::read_to_string(m.at("out")).unwrap(), "scratch");
