@@ -37,6 +37,11 @@ fn what_is_written_while_it_is_applied_is_never_lost(world: &World) {
             i=$((i + 1))
             echo $i >latest.txt || echo "latest.txt $i" >>~/refused
             echo $i >>every.txt || echo "every.txt $i" >>~/refused
+            { echo $i >saved.tmp && mv saved.tmp saved.txt; } || echo "saved.txt $i" >>~/refused
+            for file in latest.txt every.txt saved.txt; do
+                read=$(tail -n 1 $file)
+                [ "$read" = $i ] || echo "$file is read as $read at $i" >>~/refused
+            done
         done
         echo $i >~/last; exit 1"#,
     );
@@ -64,17 +69,19 @@ fn what_is_written_while_it_is_applied_is_never_lost(world: &World) {
     alice.finish().exits(1);
     assert_eq!(applied, 20, "applies between its writes");
     let refused = fs::read_to_string(home.join("refused")).unwrap_or_default();
-    assert_eq!(refused, "", "what it writes alone is never refused");
+    assert_eq!(refused, "", "what it writes alone is never refused, and is what it reads");
 
     let last = fs::read_to_string(home.join("last")).expect("it has counted");
     let count: u32 = last.trim().parse().expect("it is a number");
     let every: String = (1..=count).map(|i| format!("{i}\n")).collect();
     assert_eq!(world.seen_by("alice", "latest.txt"), last);
+    assert_eq!(world.seen_by("alice", "saved.txt"), last);
     assert_eq!(world.seen_by("alice", "every.txt"), every);
     if !world.recover().is_empty() {
         world.apply("alice");
     }
     assert_eq!(world.base("latest.txt"), last);
+    assert_eq!(world.base("saved.txt"), last);
     assert_eq!(world.base("every.txt"), every);
     assert!(world.recover().is_empty() && world.locks().is_empty());
 }
