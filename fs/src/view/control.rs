@@ -172,7 +172,7 @@ impl View {
         let root = self.layers.root(Which::Pins);
         for place in path.ancestors().collect::<Vec<_>>().into_iter().rev() {
             let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else { continue };
-            let Ok(dir) = sys::dir_beneath(root, &parent.to_path_buf()) else { return Ok(None) };
+            let Ok(dir) = sys::dir_beneath(root, &parent) else { return Ok(None) };
             match sys::stat_at(&dir, name)? {
                 None => return Ok(None),
                 Some(stat) if !sys::is_dir(&stat) => {
@@ -192,7 +192,7 @@ impl View {
     fn drop_one(&self, path: &RelPath) -> Result<(), FsError> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
         let root = self.layers.root(Which::Delta);
-        let dir = match sys::dir_beneath(root, &parent.to_path_buf()) {
+        let dir = match sys::dir_beneath(root, &parent) {
             Ok(dir) => dir,
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             Err(errno) => return Err(errno.into()),
@@ -334,7 +334,7 @@ fn remove_empty(root: impl AsFd, path: &RelPath) -> Result<(), Errno> {
 
 fn remove_if_empty(root: impl AsFd, path: &RelPath) -> Result<bool, Errno> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
-    let dir = sys::dir_beneath(root, &parent.to_path_buf())?;
+    let dir = sys::dir_beneath(root, &parent)?;
     match fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
         Ok(()) => Ok(true),
         Err(Errno::NOTEMPTY | Errno::NOENT | Errno::NOTDIR) => Ok(false),

@@ -146,7 +146,7 @@ impl Layers {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Ok(Some(rustix::fs::fstat(root)?));
         };
-        match sys::dir_beneath(root, &parent.to_path_buf()) {
+        match sys::dir_beneath(root, &parent) {
             Ok(dir) => Ok(sys::stat_at(dir, name)?),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
                 Ok(None)

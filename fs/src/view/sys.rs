@@ -1,12 +1,12 @@
 //! The few system calls that need more than one line: everything on names is relative to an open
 //! directory, takes one component, and never follows a symbolic link.
 
+use agentfs_core::RelPath;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::{Errno, Result};
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
 
 /// Permission bits, set-id bits and sticky bit.
 pub(super) fn permissions(stat: &Stat) -> Mode {
@@ -48,11 +48,26 @@ pub(super) fn dir_at(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
     fs::openat(dir, name, flags, Mode::empty())
 }
 
-/// A handle on the directory at `path` below `root`, through no symbolic link.
-pub(super) fn dir_beneath(root: impl AsFd, path: &Path) -> Result<OwnedFd> {
+/// The most bytes that the kernel takes as one path (`PATH_MAX` without its NUL).
+const LONGEST: usize = 4095;
+
+/// A handle on the directory at `path` below `root`, through no symbolic link. A path that is
+/// longer than the kernel takes at once is opened piece by piece.
+pub(super) fn dir_beneath(root: impl AsFd, path: &RelPath) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    fs::openat2(root, path, flags, Mode::empty(), resolve)
+    let open = |at: BorrowedFd<'_>, piece: &[u8]| {
+        let piece = if piece.is_empty() { b"." } else { piece };
+        fs::openat2(at, piece, flags, Mode::empty(), resolve)
+    };
+    let mut reached: Option<OwnedFd> = None;
+    let mut rest = path.as_bytes();
+    while rest.len() > LONGEST {
+        let end = rest[..LONGEST].iter().rposition(|b| *b == b'/').ok_or(Errno::NAMETOOLONG)?;
+        reached = Some(open(reached.as_ref().map_or(root.as_fd(), AsFd::as_fd), &rest[..end])?);
+        rest = &rest[end + 1..];
+    }
+    open(reached.as_ref().map_or(root.as_fd(), AsFd::as_fd), rest)
 }
 
 /// The names in the directory, without `.` and `..`.
