@@ -9,12 +9,14 @@ use std::sync::OnceLock;
 pub const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 
 /// The programs that the harness and the scenarios use, and the Debian packages that have them.
-const TOOLS: [(&str, &str); 8] = [
+const TOOLS: [(&str, &str); 10] = [
+    ("bash", "bash"),
     ("env", "coreutils"),
     ("fusermount3", "fuse3"),
     ("git", "git"),
     ("mount", "mount"),
     ("nsenter", "util-linux"),
+    ("python3", "python3"),
     ("setpriv", "util-linux"),
     ("setsid", "util-linux"),
     ("unshare", "util-linux"),
