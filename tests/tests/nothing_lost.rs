@@ -11,6 +11,7 @@ in_both_worlds!(
     a_file_that_was_rewritten_with_the_same_bytes_is_no_pending_change,
     a_new_ignore_rule_hides_no_work_of_others,
     directories_alone_are_work_too,
+    a_run_that_can_t_begin_takes_nothing_from_the_one_before,
     discarded_work_stays_gone_when_the_daemon_is_killed_while_it_clears,
     paths_longer_than_the_kernel_takes_keep_nobody_from_working,
     work_below_paths_longer_than_the_kernel_takes_can_be_discarded,
@@ -120,6 +121,22 @@ fn a_new_ignore_rule_hides_no_work_of_others(world: &World) {
     world.apply("alice");
     assert_eq!(world.base("out.txt"), "work\n");
     assert_eq!(world.base("out/deep"), "deep\n");
+}
+
+fn a_run_that_can_t_begin_takes_nothing_from_the_one_before(world: &World) {
+    world.agent("alice").run("echo work >new.txt; exit 1").exits(1);
+    let views = world.view("alice");
+    let views = views.parent().expect("a view lies in the mountpoint");
+    world.fs("unmount").ok();
+    fs::remove_dir(views.join("alice")).expect("nothing is mounted there any more");
+    fs::write(views.join("alice"), "in the way").expect("the mountpoint can be written");
+    world.agent("alice").run("true").exits(125);
+
+    let [work] = world.recover().try_into().expect("alice's work is still listed");
+    assert_eq!((work.agent.as_str(), work.changed), ("alice", 1));
+    assert_eq!(world.locks().len(), 1, "and still leased");
+    world.apply("alice");
+    assert_eq!(world.base("new.txt"), "work\n");
 }
 
 fn directories_alone_are_work_too(world: &World) {

@@ -41,8 +41,9 @@ impl Owner {
         match self.begin_view(run, &agent) {
             Ok(dirs) => Ok(self.started(run, agent, dirs)),
             Err(error) => {
-                let why = error.to_string();
-                self.command(Command::EndRun { run, exit: Exit::NotStarted, changed: 0, why })?;
+                // What earlier runs of the agent left is still there.
+                let found = self.changes_of(&agent);
+                self.end_run(run, Exit::NotStarted, found)?;
                 Err(error)
             }
         }
