@@ -13,7 +13,7 @@
 use crate::view::Owner;
 use agentfs_api::Workspace;
 use agentfs_core::{AgentName, RunId};
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::{Gid, Uid};
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -37,27 +37,28 @@ pub struct AgentDirs {
 }
 
 impl AgentDirs {
-    /// The agent's directories, made if they are missing; the home belongs to `owner.shown`.
-    pub fn make(workspace: &Workspace, agent: &AgentName, owner: Owner) -> io::Result<Self> {
-        let agents = workspace.state_dir.join("agents");
-        let dir = agents.join(agent.as_str());
-        let dirs = Self {
+    /// The agent's directories, which may not exist.
+    pub fn of(workspace: &Workspace, agent: &AgentName) -> Self {
+        let dir = workspace.state_dir.join("agents").join(agent.as_str());
+        Self {
             delta: dir.join("delta"),
             work: dir.join("work"),
             pins: dir.join("pins"),
             home: dir.join("home"),
             kept: dir.join("kept"),
-        };
-        for made in [&dirs.delta, &dirs.work, &dirs.pins, &dirs.home] {
+        }
+    }
+
+    /// Makes those that are missing; the home belongs to `owner.shown`. Whose the delta is, a view
+    /// decides when it is opened.
+    pub fn make(&self, owner: Owner) -> io::Result<()> {
+        for made in [&self.delta, &self.work, &self.pins, &self.home] {
             make_private(made)?;
         }
-        let root = workspace.root.metadata()?;
-        rustix::fs::chmod(&dirs.delta, Mode::from_raw_mode(root.mode() & 0o7777))?;
         if rustix::process::geteuid().is_root() {
-            give(&dirs.home, owner.shown)?;
-            give(&dirs.delta, (root.uid(), root.gid()))?;
+            give(&self.home, owner.shown)?;
         }
-        Ok(dirs)
+        Ok(())
     }
 
     /// Takes the private `.git` of earlier runs out of the delta, so that `run` begins with base's;
@@ -74,11 +75,6 @@ impl AgentDirs {
                 std::fs::rename(git, self.kept.join(format!("git-before-{run}")))
             }
         }
-    }
-
-    /// The delta of an agent, which may not exist.
-    pub fn delta_of(workspace: &Workspace, agent: &AgentName) -> PathBuf {
-        workspace.state_dir.join("agents").join(agent.as_str()).join("delta")
     }
 }
 

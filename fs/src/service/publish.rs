@@ -73,15 +73,12 @@ impl Work {
             |path: &RelPath, is_dir| !self.has_noted(path) && self.scratch.is_scratch(path, is_dir);
         Ok(job(&Source { base: &self.base, delta: &self.delta, is_scratch: &is_scratch })?)
     }
-}
 
-impl Work {
     /// Whether the path, or something below it, was written under a lease.
     fn has_noted(&self, path: &RelPath) -> bool {
-        let mut from_here = self.based.range(path..);
-        let next = from_here.next().is_some_and(|(noted, _)| path.contains(noted));
-        // In byte order `a-b` lies between `a` and `a/b`.
-        next || from_here
+        // What is below `a` is not all that follows it: in byte order `a-b` comes before `a/b`.
+        self.based
+            .range(path..)
             .take_while(|(noted, _)| noted.as_bytes().starts_with(path.as_bytes()))
             .any(|(noted, _)| path.contains(noted))
     }
@@ -289,7 +286,7 @@ impl Owner {
         plan: &Plan,
         applied: &changeset::Applied,
     ) -> Result<Vec<(RelPath, Before)>, ServiceError> {
-        let delta = AgentDirs::delta_of(&self.workspace, agent);
+        let delta = AgentDirs::of(&self.workspace, agent).delta;
         let done = changeset::unchanged_since_staged(&delta, plan)?;
         self.drop_from_delta(agent, Some(&done))?;
         let now = applied.now.iter().map(|(path, version)| (path.clone(), *version));

@@ -109,9 +109,10 @@ impl Owner {
 
     /// Opens the agent's view without mounting it: enough to look at its delta or to drop it.
     pub(super) fn open_view(&mut self, agent: &AgentName) -> Result<AgentDirs, ServiceError> {
-        let dirs = AgentDirs::make(&self.workspace, agent, self.files)
-            .map_err(ServiceError::io("make directories in", &self.workspace.state_dir))?;
+        let dirs = AgentDirs::of(&self.workspace, agent);
         if !self.agents.contains_key(agent) {
+            let made = dirs.make(self.files);
+            made.map_err(ServiceError::io("make directories in", &self.workspace.state_dir))?;
             let spec = ViewSpec {
                 agent: agent.clone(),
                 base: self.workspace.root.clone(),
