@@ -109,6 +109,14 @@ impl Delta {
         staged.exchange(dir, name)
     }
 
+    /// Puts a character device 0:0, as the view shows it, at a name where no directory is.
+    pub(super) fn put_zero_device(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), FsError> {
+        let (staged, ()) = self.stage(|work, temp| {
+            Ok(fs::mknodat(work, temp, FileType::CharacterDevice, Mode::empty(), KEPT_ZERO)?)
+        })?;
+        staged.place(dir, name)
+    }
+
     /// Hides what lower layers have below the directory.
     pub(super) fn set_opaque(&self, dir: impl AsFd) -> Result<(), FsError> {
         let path = sys::proc_path(&dir);
@@ -253,6 +261,27 @@ pub(super) fn set_owner(
 pub(super) fn set_times(file: BorrowedFd<'_>, times: &Timestamps) -> Result<(), FsError> {
     fs::utimensat(file, c"", times, AtFlags::EMPTY_PATH)?;
     Ok(())
+}
+
+/// The number under which a delta keeps a character device 0:0 that somebody has made, for 0:0 itself
+/// is how it says "deleted": 0:1048575, which no driver can have.
+pub(super) const KEPT_ZERO: u64 = 0xfff0_00ff;
+
+/// The device number by which a delta keeps a device; none if that one is taken.
+pub(super) fn device_in_delta(kind: FileType, device: u64) -> Option<u64> {
+    match (kind, device) {
+        (FileType::CharacterDevice, 0) => Some(KEPT_ZERO),
+        (FileType::CharacterDevice, KEPT_ZERO) => None,
+        _ => Some(device),
+    }
+}
+
+/// The device number that the view shows.
+pub(super) fn shown_device(stat: &Stat) -> u64 {
+    match (sys::kind(stat), stat.st_rdev) {
+        (FileType::CharacterDevice, KEPT_ZERO) => 0,
+        (_, device) => device,
+    }
 }
 
 /// Whether an extended attribute belongs to the format and not to the file.

@@ -38,9 +38,9 @@ pub enum FsError {
     /// The path is in the virtual directory `.agentfs/`.
     #[error(".agentfs is made by agentfs and can't be written")]
     Virtual,
-    /// A 0:0 character device is how a delta says "deleted".
-    #[error("a character device 0:0 can't be made in a view")]
-    WhiteoutDevice,
+    /// The number by which a delta keeps a 0:0 character device.
+    #[error("a character device 0:1048575 can't be made in a view, which keeps 0:0 as that")]
+    HiddenDevice,
     /// The operation or its flags are not supported.
     #[error("not supported")]
     Unsupported,
@@ -76,7 +76,7 @@ impl FsError {
             Self::NotEmpty => Errno::NOTEMPTY,
             Self::MovesLayers => Errno::XDEV,
             Self::Moved => Errno::STALE,
-            Self::WhiteoutDevice | Self::HiddenAttribute => Errno::PERM,
+            Self::HiddenDevice | Self::HiddenAttribute => Errno::PERM,
             Self::Unsupported => Errno::OPNOTSUPP,
             Self::Invalid => Errno::INVAL,
             Self::BadHandle => Errno::BADF,

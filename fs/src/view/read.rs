@@ -4,7 +4,7 @@ use super::error::FsError;
 use super::handles::{Handle, Listing};
 use super::layers::{Entry, Place, Which};
 use super::nodes::{Facts, Target};
-use super::{View, notices, sys};
+use super::{View, delta, notices, sys};
 use crate::gate::Notice;
 use agentfs_core::RelPath;
 use rustix::fs::{self, FileType, Mode, OFlags, SeekFrom, Stat, StatVfs};
@@ -172,7 +172,8 @@ impl View {
         attr
     }
 
-    fn attr_of_file(&self, ino: u64, stat: Stat) -> Attr {
+    fn attr_of_file(&self, ino: u64, mut stat: Stat) -> Attr {
+        stat.st_rdev = delta::shown_device(&stat);
         let (uid, gid) = self.owner.show((stat.st_uid, stat.st_gid));
         Attr { ino, uid, gid, nlink: stat.st_nlink as u32, stat }
     }

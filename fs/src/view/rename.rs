@@ -10,7 +10,8 @@ use agentfs_core::RelPath;
 use rustix::fs::{self, RenameFlags};
 
 impl View {
-    /// Renames `from` to `to`. `EXCHANGE` and `NOREPLACE` are the flags that are known.
+    /// Renames `from` to `to`. `WHITEOUT` leaves a character device 0:0 at the old name, which a daemon
+    /// without privileges can't make.
     pub fn rename(
         &self,
         from: &RelPath,
@@ -21,9 +22,7 @@ impl View {
         notices::refuse(from)?;
         notices::refuse(to)?;
         let exchange = flags == RenameFlags::EXCHANGE;
-        if !exchange && !(flags - RenameFlags::NOREPLACE).is_empty() {
-            return Err(FsError::Invalid);
-        }
+        self.check_flags(flags)?;
         if from != to && (from.contains(to) || (exchange && to.contains(from))) {
             return Err(FsError::Invalid);
         }
@@ -31,7 +30,7 @@ impl View {
             let names = self.write_names();
             let source = self.movable(from)?;
             let target = self.layers.place(to)?.entry()?;
-            if flags == RenameFlags::NOREPLACE && target.is_some() {
+            if flags.contains(RenameFlags::NOREPLACE) && target.is_some() {
                 return Err(FsError::Exists);
             }
             let below = if exchange {
@@ -54,6 +53,11 @@ impl View {
             } else {
                 self.replace(from, &source, to, target.as_ref())?;
             }
+            if flags.contains(RenameFlags::WHITEOUT) && from != to {
+                let place = self.layers.place(from)?;
+                let dir = place.dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
+                self.delta.put_zero_device(dir, &place.name)?;
+            }
             break sys::is_dir(&source.stat);
         };
         self.forget_if_as_in_base(from, was_dir);
@@ -69,21 +73,27 @@ impl View {
         flags: RenameFlags,
     ) -> Result<bool, FsError> {
         let _names = self.read_names();
+        self.check_flags(flags)?;
         if flags == RenameFlags::EXCHANGE {
             self.movable(to)?;
-        } else if !(flags - RenameFlags::NOREPLACE).is_empty() {
-            return Err(FsError::Invalid);
         }
         let source = self.movable(from)?;
         let target = self.layers.entry(to)?;
         match target {
-            Some(_) if flags == RenameFlags::NOREPLACE => Err(FsError::Exists),
-            Some(target) if flags.is_empty() => {
+            Some(_) if flags.contains(RenameFlags::NOREPLACE) => Err(FsError::Exists),
+            Some(target) if flags != RenameFlags::EXCHANGE => {
                 self.check_replaced(sys::is_dir(&source.stat), to, &target)?;
                 Ok(sys::is_dir(&source.stat))
             }
             _ => Ok(sys::is_dir(&source.stat)),
         }
+    }
+
+    fn check_flags(&self, flags: RenameFlags) -> Result<(), FsError> {
+        let plain = flags - RenameFlags::NOREPLACE - RenameFlags::WHITEOUT;
+        let whiteout = flags.contains(RenameFlags::WHITEOUT);
+        let known = flags == RenameFlags::EXCHANGE || plain.is_empty();
+        if known && (!whiteout || self.delta.privileged()) { Ok(()) } else { Err(FsError::Invalid) }
     }
 
     /// The entry at `path`, unless it is a directory that a lower layer has.

@@ -1,7 +1,7 @@
 //! What changes names and data: open for writing, create, link, unlink, write. Each path here has
 //! passed the gate: the [`Permit`] says so.
 
-use super::delta::Content;
+use super::delta::{self, Content};
 use super::error::FsError;
 use super::layers::{Entry, MergedDir, Place, Which};
 use super::read::{Attr, Opened};
@@ -106,9 +106,7 @@ impl View {
         device: u64,
         _permit: &Permit,
     ) -> Result<Attr, FsError> {
-        if kind == FileType::CharacterDevice && device == 0 {
-            return Err(FsError::WhiteoutDevice);
-        }
+        let device = delta::device_in_delta(kind, device).ok_or(FsError::HiddenDevice)?;
         let made = self.make(path, creation, |dir, name, creation| {
             fs::mknodat(dir, name, kind, Mode::RUSR | Mode::WUSR, device)?;
             self.own(dir, name, creation, kind)

@@ -45,8 +45,21 @@ fn names_are_made_moved_and_removed_as_on_any_file_system() {
     assert_eq!(fs::read_to_string(m.at("link")).unwrap(), "1");
     assert_eq!(fs::read_link(m.at("link")).unwrap(), PathBuf::from("e/1"));
     m.run("mkfifo p && test -p p && rm p");
-    let denied = Command::new("mknod").arg(m.at("w")).args(["c", "0", "0"]).output().unwrap();
-    assert!(!denied.status.success());
+}
+
+#[test]
+fn a_device_0_0_is_a_device_and_no_whiteout() {
+    let m = mounted(&[("a", "a"), ("b", "b")]);
+    let number = |name: &str| fs::symlink_metadata(m.at(name)).unwrap().rdev();
+    m.run("rm a && mknod a c 0 0 && mknod null c 1 3 && mknod w c 0 0 && mv w v && ln v x");
+    let (whiteout, same) = (rustix::fs::RenameFlags::WHITEOUT, rustix::fs::CWD);
+    rustix::fs::renameat_with(same, m.at("b"), same, m.at("c"), whiteout).unwrap();
+    assert_eq!(m.run("stat -c '%n %F' *").matches("character special file").count(), 5);
+    assert_eq!([number("a"), number("b"), number("v"), number("null")], [0, 0, 0, 0x103]);
+    assert_eq!(fs::read_to_string(m.at("c")).unwrap(), "b");
+    m.run("rm a b && test ! -e a && test ! -e b && ls | wc -l");
+    let taken = Command::new("mknod").arg(m.at("w")).args(["c", "0", "1048575"]).output().unwrap();
+    assert!(!taken.status.success());
 }
 
 #[test]
@@ -63,7 +76,7 @@ fn renameat2_has_its_flags() {
     assert_eq!(fs::read_to_string(m.at("b")).unwrap(), "a");
     rename("a", "c", Flags::NOREPLACE).unwrap();
     assert_eq!(m.run("ls"), "b\nc\n");
-    assert_eq!(errno(rename("b", "c", Flags::WHITEOUT)), libc::EINVAL);
+    assert_eq!(errno(rename("b", "c", Flags::WHITEOUT | Flags::EXCHANGE)), libc::EINVAL);
 }
 
 #[test]
