@@ -115,6 +115,19 @@ fn files_of_the_workspaces_owner_are_shown_as_the_agents() {
 }
 
 #[test]
+fn each_user_stays_one_user_also_where_the_owner_is_shown_as_another() {
+    let m = mounted_as(&[("a", "a")], Owner { host: (0, 0), shown: (65534, 65534) });
+    let owner = |path: PathBuf| fs::symlink_metadata(path).map(|at| (at.uid(), at.gid())).unwrap();
+    assert_eq!(owner(m.at("a")), (65534, 65534));
+    for (name, id) in [("root", 0), ("nobody", 65534), ("other", 5)] {
+        fs::write(m.at(name), name).unwrap();
+        std::os::unix::fs::chown(m.at(name), Some(id), Some(id)).unwrap();
+        assert_eq!(owner(m.at(name)), (id, id));
+    }
+    assert_eq!(owner(m.delta("nobody")), (0, 0), "the owner's, on the host");
+}
+
+#[test]
 fn data_is_mapped_locked_appended_and_sparse() {
     let m = mounted(&[("a", "0123456789"), ("db", "")]);
     m.run(
