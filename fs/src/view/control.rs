@@ -17,7 +17,7 @@ use super::layers::Which;
 use super::{View, notices, sys};
 use crate::gate::ViewControl;
 use agentfs_core::RelPath;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -134,7 +134,7 @@ impl View {
         }
         fs::chmodat(pins, name, sys::permissions(stat), AtFlags::empty())?;
         let now = fs::statat(base, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        super::delta::set_times(dir.as_fd(), &times_of(&now))
+        super::delta::set_times(dir.as_fd(), &super::delta::times_of(&now))
     }
 
     /// A hard link where that is possible: base's file is replaced by rename, never written.
@@ -162,7 +162,7 @@ impl View {
         if self.delta.privileged() {
             super::delta::set_owner(copy.as_fd(), Some(stat.st_uid), Some(stat.st_gid))?;
         }
-        super::delta::set_times(copy.as_fd(), &times_of(&stat))
+        super::delta::set_times(copy.as_fd(), &super::delta::times_of(&stat))
     }
 
     /// Removes the pin of one path, or the whiteout above it that stands for it, and the
@@ -308,17 +308,6 @@ impl ViewControl for View {
         paths.sort();
         paths.dedup();
         paths
-    }
-}
-
-fn times_of(stat: &Stat) -> Timestamps {
-    let time = |seconds, nanoseconds: u64| Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds.try_into().unwrap_or(0),
-    };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     }
 }
 

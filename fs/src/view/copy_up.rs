@@ -88,7 +88,7 @@ impl View {
         };
         let dir = self.delta.ensure_dir(&self.layers, &parent)?;
         let delta = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
-        staged.place(delta, name)?;
+        staged.place_copy(delta, name)?;
         self.adopt(path, &entry)
     }
 

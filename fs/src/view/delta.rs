@@ -51,6 +51,13 @@ impl Staged<'_> {
         Ok(())
     }
 
+    /// Moves it to `name`, and `dir` keeps its times: the view shows there what it has shown.
+    pub(super) fn place_copy(self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), FsError> {
+        let times = times_of(&fs::fstat(dir)?);
+        self.place(dir, name)?;
+        set_times(dir, &times)
+    }
+
     /// Changes places with what is at `name`, which is then removed with this guard.
     pub(super) fn exchange(self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), FsError> {
         if let Some(staged) = &self.name {
@@ -139,7 +146,7 @@ impl Delta {
                     let copy = sys::pin_at(work, temp)?;
                     self.copy_metadata(source, copy.as_fd(), &fs::fstat(source)?)
                 })?;
-                staged.place(parent, name)?;
+                staged.place_copy(parent, name)?;
                 inner = dir.descend(name)?;
             }
             dir = inner;
@@ -165,10 +172,7 @@ impl Delta {
             Self::copy_content(source.as_fd(), &stat, work, temp, content)?;
             let copy = sys::pin_at(work, temp)?;
             self.copy_metadata(source.as_fd(), copy.as_fd(), &stat)?;
-            if sys::kind(&stat) == FileType::RegularFile {
-                self.note_number(copy.as_fd(), stat.st_ino)?;
-            }
-            Ok(())
+            self.note_number(copy.as_fd(), stat.st_ino)
         })?;
         Ok(staged)
     }
@@ -220,11 +224,7 @@ impl Delta {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        let times = Timestamps {
-            last_access: Timespec { tv_sec: stat.st_atime, tv_nsec: stat.st_atime_nsec as _ },
-            last_modification: Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ },
-        };
-        set_times(copy, &times)
+        set_times(copy, &times_of(stat))
     }
 
     /// Remembers the inode number that processes know the file by. A file system that can't keep
@@ -255,6 +255,14 @@ pub(super) fn set_owner(
     let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
     fs::chownat(file, c"", uid, gid, AtFlags::EMPTY_PATH)?;
     Ok(())
+}
+
+/// When the file was read and written.
+pub(super) fn times_of(stat: &Stat) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: stat.st_atime, tv_nsec: stat.st_atime_nsec as _ },
+        last_modification: Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ },
+    }
 }
 
 /// Sets the times of a file that was opened in any way.

@@ -120,9 +120,7 @@ impl View {
             entry.base_ino
         } else if !in_delta {
             Some(entry.stat.st_ino)
-        } else if sys::kind(&entry.stat) == FileType::RegularFile
-            && self.nodes().ino(path).is_none()
-        {
+        } else if self.nodes().ino(path).is_none() {
             self.delta.noted_number(place)?
         } else {
             None

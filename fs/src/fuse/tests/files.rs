@@ -128,6 +128,38 @@ fn each_user_stays_one_user_also_where_the_owner_is_shown_as_another() {
 }
 
 #[test]
+fn times_before_the_epoch_are_kept_to_the_nanosecond() {
+    let m = mounted(&[("a", "a")]);
+    for (second, nanosecond) in [(-1, 999_999_999), (-1, 0), (-86_400, 1), (0, 1)] {
+        let time = rustix::fs::Timespec { tv_sec: second, tv_nsec: nanosecond };
+        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+        let follow = rustix::fs::AtFlags::empty();
+        rustix::fs::utimensat(rustix::fs::CWD, m.at("a"), &times, follow).unwrap();
+        for path in [m.at("a"), m.delta("a")] {
+            let a = fs::metadata(path).unwrap();
+            assert_eq!((a.mtime(), a.mtime_nsec()), (second, nanosecond));
+        }
+    }
+}
+
+#[test]
+fn copying_up_moves_no_time_of_the_directories_above() {
+    let m = mounted(&[("d/e/a", "a"), ("d/e/b", "b")]);
+    m.run("touch -d @5 d/e/a d/e/b d/e d .");
+    let times = || {
+        let time =
+            |path: &str| fs::metadata(m.at(path)).map(|at| (at.mtime(), at.atime())).unwrap();
+        ["", "d", "d/e", "d/e/b"].map(time)
+    };
+    let before = times();
+    m.run("chmod 600 d/e/a && echo more >>d/e/a");
+    std::thread::sleep(convert::TTL);
+    assert_eq!(times(), before);
+    m.run("touch d/e/new");
+    assert_ne!(times()[2], before[2]);
+}
+
+#[test]
 fn data_is_mapped_locked_appended_and_sparse() {
     let m = mounted(&[("a", "0123456789"), ("db", "")]);
     m.run(
