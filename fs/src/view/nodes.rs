@@ -179,6 +179,13 @@ impl Nodes {
         self.by_ino.get(&ino).map(|node| node.paths.clone()).unwrap_or_default()
     }
 
+    /// How many names the view has for a file of a lower layer; none for any other, which has as
+    /// many as the host says.
+    pub(super) fn links_of_lower(&self, ino: u64) -> Option<u32> {
+        let node = self.by_ino.get(&ino).filter(|node| !node.facts.in_delta)?;
+        Some(u32::from(!node.paths.is_empty()))
+    }
+
     /// Whether the node is a directory.
     pub(super) fn is_dir(&self, ino: u64) -> bool {
         self.by_ino.get(&ino).is_some_and(|node| node.facts.is_dir)

@@ -138,13 +138,13 @@ impl View {
             return self.notice_attr(notice);
         }
         if let Some(file) = handle.and_then(|id| self.handles.file(id).ok()) {
-            return Ok(self.attr_of_file(ino, fs::fstat(&*file)?));
+            return self.attr_of_open(ino, &*file);
         }
         let _names = self.read_names();
         let target = self.nodes().target(ino).ok_or(FsError::Moved)?;
         let gone = match target {
             Target::Orphan(file) | Target::Replaced(file) => {
-                return Ok(self.attr_of_file(ino, fs::fstat(&*file)?));
+                return self.attr_of_open(ino, &*file);
             }
             Target::Gone => FsError::NotFound,
             Target::Path(path, identity) => match self.layers.entry(&path)? {
@@ -155,7 +155,7 @@ impl View {
         };
         for handle in self.handles.of(ino) {
             if let Handle::File(handle) = &*handle {
-                return Ok(self.attr_of_file(ino, fs::fstat(&*handle.file())?));
+                return self.attr_of_open(ino, &*handle.file());
             }
         }
         Err(gone)
@@ -168,6 +168,15 @@ impl View {
             attr.nlink = if sys::is_dir(&entry.stat) && !entry.merged { attr.nlink } else { 1 };
         }
         attr
+    }
+
+    /// The attributes of an open file, which may have lost its name.
+    fn attr_of_open(&self, ino: u64, file: &OwnedFd) -> Result<Attr, FsError> {
+        let mut attr = self.attr_of_file(ino, fs::fstat(file)?);
+        if let Some(links) = self.nodes().links_of_lower(ino) {
+            attr.nlink = links;
+        }
+        Ok(attr)
     }
 
     fn attr_of_file(&self, ino: u64, mut stat: Stat) -> Attr {

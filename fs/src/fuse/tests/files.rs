@@ -160,6 +160,17 @@ fn copying_up_moves_no_time_of_the_directories_above() {
 }
 
 #[test]
+fn a_file_of_base_without_a_name_has_no_links() {
+    let m = mounted(&[("a", "a"), ("b", "b"), ("d/c", "c")]);
+    fs::hard_link(m.base("a"), m.base("other")).unwrap();
+    let open = ["a", "b", "d/c"].map(|name| fs::File::open(m.at(name)).unwrap());
+    let links = || open.each_ref().map(|file| file.metadata().unwrap().nlink());
+    assert_eq!(links(), [1, 1, 1]);
+    m.run("rm a && echo new >new && mv new b && rm -r d");
+    assert_eq!(links(), [0, 0, 0]);
+}
+
+#[test]
 fn data_is_mapped_locked_appended_and_sparse() {
     let m = mounted(&[("a", "0123456789"), ("db", "")]);
     m.run(
