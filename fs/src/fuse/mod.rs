@@ -243,15 +243,16 @@ impl fuser::Filesystem for Adapter {
         let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
         let paths = self.view.child_path(parent.0, name).and_then(|from| {
             let to = self.view.child_path(newparent.0, newname)?;
-            let kinds = self.view.check_rename(&from, &to, flags)?;
-            Ok((from, to, kinds))
+            let moves = self.view.check_rename(&from, &to, flags)?;
+            Ok((from, to, moves))
         });
-        let (from, to, from_is_dir) = match paths {
+        let (from, to, moves) = match paths {
             Ok(found) => found,
             Err(error) => return reply.error(failed("rename", error)),
         };
-        let want = if from_is_dir { Want::Dir } else { Want::Kept };
-        let wants = [want(from.clone()), want(to.clone())];
+        let want = if moves.is_dir { Want::Dir } else { Want::Kept };
+        let mut wants = vec![want(from.clone()), want(to.clone())];
+        wants.extend(moves.below.into_iter().map(|lower| Want::Below(lower.path, lower.is_dir)));
         let act = move |view: &View, permit: &_| view.rename(&from, &to, flags, permit);
         self.gated(req.pid(), "rename", &wants, act, |done| answer_empty("rename", reply, done));
     }

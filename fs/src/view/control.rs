@@ -199,9 +199,11 @@ impl View {
         };
         let Some(stat) = sys::stat_at(&dir, name)? else { return Ok(()) };
         if sys::is_dir(&stat) {
-            // Only what is left empty goes: what is below it and stays (scratch) is the agent's.
+            // Only what is left empty goes: what is below it and stays (scratch) is the agent's, and
+            // hides nothing of what base has there now.
             match fs::unlinkat(&dir, name, AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOTEMPTY) => {}
+                Ok(()) => {}
+                Err(Errno::NOTEMPTY) => self.delta.unset_opaque(sys::dir_at(&dir, name)?)?,
                 Err(errno) => return Err(errno.into()),
             }
         } else {

@@ -124,6 +124,14 @@ impl Delta {
         staged.place(dir, name)
     }
 
+    /// Lets what lower layers have below the directory show again.
+    pub(super) fn unset_opaque(&self, dir: impl AsFd) -> Result<(), Errno> {
+        match fs::removexattr(sys::proc_path(&dir), self.format.opaque()) {
+            Ok(()) | Err(Errno::NODATA) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
     /// Hides what lower layers have below the directory.
     pub(super) fn set_opaque(&self, dir: impl AsFd) -> Result<(), FsError> {
         let path = sys::proc_path(&dir);
@@ -144,7 +152,9 @@ impl Delta {
                 let (staged, ()) = self.stage(|work, temp| {
                     fs::mkdirat(work, temp, Mode::RWXU)?;
                     let copy = sys::pin_at(work, temp)?;
-                    self.copy_metadata(source, copy.as_fd(), &fs::fstat(source)?)
+                    let stat = fs::fstat(source)?;
+                    self.copy_metadata(source, copy.as_fd(), &stat)?;
+                    self.note_number(copy.as_fd(), stat.st_ino)
                 })?;
                 staged.place_copy(parent, name)?;
                 inner = dir.descend(name)?;

@@ -28,9 +28,6 @@ pub enum FsError {
     /// The directory has entries.
     #[error("directory not empty")]
     NotEmpty,
-    /// A directory that is (also) in base can't be renamed: programs fall back to copying it.
-    #[error("a directory of the workspace is moved by copying it")]
-    MovesLayers,
     /// The inode that the kernel names is no longer what its path shows: the kernel walks the
     /// path again by itself, so no process sees this one.
     #[error("the path shows another file by now")]
@@ -74,7 +71,6 @@ impl FsError {
             Self::NotDirectory => Errno::NOTDIR,
             Self::IsDirectory => Errno::ISDIR,
             Self::NotEmpty => Errno::NOTEMPTY,
-            Self::MovesLayers => Errno::XDEV,
             Self::Moved => Errno::STALE,
             Self::HiddenDevice | Self::HiddenAttribute => Errno::PERM,
             Self::Unsupported => Errno::OPNOTSUPP,

@@ -19,6 +19,7 @@ mod delta;
 mod error;
 mod handles;
 mod layers;
+mod move_dir;
 mod nodes;
 mod notices;
 mod read;

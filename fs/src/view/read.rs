@@ -116,10 +116,10 @@ impl View {
     fn facts(&self, path: &RelPath, place: &Place, entry: &Entry) -> Result<Facts, FsError> {
         let is_dir = sys::is_dir(&entry.stat);
         let in_delta = entry.top == Which::Delta;
-        let wanted = if is_dir {
+        let wanted = if entry.base_ino.is_some() {
             entry.base_ino
         } else if !in_delta {
-            Some(entry.stat.st_ino)
+            (!is_dir).then_some(entry.stat.st_ino)
         } else if self.nodes().ino(path).is_none() {
             self.delta.noted_number(place)?
         } else {
@@ -138,13 +138,13 @@ impl View {
             return self.notice_attr(notice);
         }
         if let Some(file) = handle.and_then(|id| self.handles.file(id).ok()) {
-            return self.attr_of_open(ino, &*file);
+            return self.attr_of_open(ino, &file);
         }
         let _names = self.read_names();
         let target = self.nodes().target(ino).ok_or(FsError::Moved)?;
         let gone = match target {
             Target::Orphan(file) | Target::Replaced(file) => {
-                return self.attr_of_open(ino, &*file);
+                return self.attr_of_open(ino, &file);
             }
             Target::Gone => FsError::NotFound,
             Target::Path(path, identity) => match self.layers.entry(&path)? {
@@ -155,7 +155,7 @@ impl View {
         };
         for handle in self.handles.of(ino) {
             if let Handle::File(handle) = &*handle {
-                return self.attr_of_open(ino, &*handle.file());
+                return self.attr_of_open(ino, &handle.file());
             }
         }
         Err(gone)

@@ -13,7 +13,6 @@ fn names_are_made_moved_and_removed_as_on_any_file_system() {
     assert_eq!(fs::metadata(m.at("a")).unwrap().ino(), saved);
     assert!(m.gate.forgotten.lock().unwrap().contains(&"a.tmp".to_owned()));
 
-    assert_eq!(errno(fs::rename(m.at("d"), m.at("d2"))), libc::EXDEV);
     fs::create_dir(m.at("n")).unwrap();
     fs::write(m.at("n/1"), "1").unwrap();
     let mut open = fs::File::open(m.at("n/1")).unwrap();
@@ -60,6 +59,46 @@ fn a_device_0_0_is_a_device_and_no_whiteout() {
     m.run("rm a b && test ! -e a && test ! -e b && ls | wc -l");
     let taken = Command::new("mknod").arg(m.at("w")).args(["c", "0", "1048575"]).output().unwrap();
     assert!(!taken.status.success());
+}
+
+#[test]
+fn directories_of_base_are_moved_with_all_below_them() {
+    let m = mounted(&[("d/x", "x"), ("d/y", "y"), ("d/in/z", "z"), ("e/f", "f"), ("other", "o")]);
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(5);
+    fs::File::options().write(true).open(m.base("d/in/z")).unwrap().set_modified(long_ago).unwrap();
+    m.run("rm d/x && echo new >d/in/new");
+    let mut open = fs::File::open(m.at("d/in/z")).unwrap();
+    let number = |path: &str| fs::symlink_metadata(m.at(path)).unwrap().ino();
+    let before = [number("d"), number("d/in"), number("d/in/z")];
+    fs::rename(m.at("d"), m.at("e/d")).unwrap();
+    assert_eq!([number("e/d"), number("e/d/in"), number("e/d/in/z")], before);
+    let mut text = String::new();
+    open.read_to_string(&mut text).unwrap();
+    assert_eq!((text.as_str(), fs::metadata(m.at("e/d/in/z")).unwrap().mtime()), ("z", 5));
+    assert_eq!(m.gate.units(), ["d/x", "d/in/new", "d/", "e/d/"]);
+    let noted = m.gate.asked.lock().unwrap().last().unwrap().paths.clone();
+    let mut noted: Vec<_> = noted.iter().map(ToString::to_string).collect();
+    noted.sort();
+    assert_eq!(noted, ["d", "d/in", "d/in/z", "d/y", "e/d"]);
+    // Its place is free, what was there does not come back, nor into what is moved there.
+    fs::create_dir(m.at("d")).unwrap();
+    assert_eq!(fs::read_dir(m.at("d")).unwrap().count(), 0);
+    fs::rename(m.at("e"), m.at("d")).unwrap();
+    assert_eq!(m.run("find d -type f | sort | tr '\\n' ' '"), "d/d/in/new d/d/in/z d/d/y d/f ");
+    assert!(m.base("d/x").exists() && m.base("e/f").exists());
+    let left = m.run("cd \"$HOME/delta\"; find . -type c | sort | tr '\\n' ' '");
+    assert_eq!(left, "./e ", "no whiteout that speaks of another place");
+}
+
+#[test]
+fn directories_of_base_change_places() {
+    let m = mounted(&[("d/x", "x"), ("e/y", "y"), ("f", "f")]);
+    let flags = rustix::fs::RenameFlags::EXCHANGE;
+    for (one, other) in [("d", "e"), ("d", "f")] {
+        rustix::fs::renameat_with(rustix::fs::CWD, m.at(one), rustix::fs::CWD, m.at(other), flags)
+            .unwrap();
+    }
+    assert_eq!(m.run("find d e f -type f | sort | tr '\\n' ' '"), "d e/x f/y ");
 }
 
 #[test]
