@@ -38,7 +38,7 @@ use workers::Workers;
 const GENERATION: Generation = Generation(0);
 
 /// What is asked of the kernel, each if it has it.
-const WANTED: [InitFlags; 8] = [
+const WANTED: [InitFlags; 10] = [
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_CACHE_SYMLINKS,
@@ -48,6 +48,10 @@ const WANTED: [InitFlags; 8] = [
     InitFlags::FUSE_AUTO_INVAL_DATA,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_MAX_PAGES,
+    // Access control lists are obeyed by the kernel and inherited by the view, which for that has to
+    // know the mode as it was asked for.
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
 ];
 
 /// A view as fuser's file system.
@@ -78,8 +82,8 @@ fn writes(flags: OFlags) -> bool {
     flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC)
 }
 
-fn creation(request: &Request, mode: u32) -> Creation {
-    Creation { mode: mode & 0o7777, uid: request.uid(), gid: request.gid() }
+fn creation(request: &Request, mode: u32, umask: u32) -> Creation {
+    Creation { mode: mode & 0o7777, umask, uid: request.uid(), gid: request.gid() }
 }
 
 impl fuser::Filesystem for Adapter {
@@ -155,7 +159,7 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
@@ -163,7 +167,7 @@ impl fuser::Filesystem for Adapter {
             Ok(path) => path,
             Err(error) => return reply.error(failed("mknod", error)),
         };
-        let creation = creation(req, mode);
+        let creation = creation(req, mode, umask);
         let kind = FileType::from_raw_mode(mode);
         let wants = [Want::File(path.clone())];
         let act =
@@ -177,14 +181,14 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let path = match self.view.child_path(parent.0, name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("mkdir", error)),
         };
-        let creation = creation(req, mode);
+        let creation = creation(req, mode, umask);
         let act = move |view: &View, permit: &_| view.mkdir(&path, creation, permit);
         self.gated(req.pid(), "mkdir", &[], act, |made| answer_entry("mkdir", reply, made));
     }
@@ -223,7 +227,7 @@ impl fuser::Filesystem for Adapter {
             Ok(path) => path,
             Err(error) => return reply.error(failed("symlink", error)),
         };
-        let creation = creation(req, 0o777);
+        let creation = creation(req, 0o777, 0);
         let text = target.as_os_str().to_owned();
         let wants = [Want::File(path.clone())];
         let act = move |view: &View, permit: &_| view.symlink(&path, &text, creation, permit);
@@ -303,7 +307,7 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
@@ -311,7 +315,7 @@ impl fuser::Filesystem for Adapter {
             Ok(path) => path,
             Err(error) => return reply.error(failed("create", error)),
         };
-        let (creation, flags) = (creation(req, mode), open_flags(flags));
+        let (creation, flags) = (creation(req, mode, umask), open_flags(flags));
         let wants = [Want::File(path.clone())];
         let act = move |view: &View, permit: &_| view.create(&path, creation, flags, permit);
         self.gated(req.pid(), "create", &wants, act, |made| match made {

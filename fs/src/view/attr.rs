@@ -6,7 +6,7 @@ use super::layers::Which;
 use super::nodes::Target;
 use super::read::Attr;
 use super::write::drop_set_id;
-use super::{View, notices, sys};
+use super::{View, acl, notices, sys};
 use crate::gate::Permit;
 use agentfs_core::RelPath;
 use rustix::fs::{self, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags};
@@ -145,6 +145,10 @@ impl View {
             return Err(FsError::HiddenAttribute);
         }
         let file = self.own_node(ino, path, Content::Keep)?;
+        if name == acl::ACCESS || name == acl::DEFAULT {
+            let list = acl::with_ids(value, |ids| self.owner.on_host(ids));
+            return Ok(fs::setxattr(sys::proc_path(&file), name, &list, flags)?);
+        }
         Ok(fs::setxattr(sys::proc_path(&file), name, value, flags)?)
     }
 

@@ -4,7 +4,7 @@ use super::error::FsError;
 use super::handles::{Handle, Listing};
 use super::layers::{Entry, Place, Which};
 use super::nodes::{Facts, Target};
-use super::{View, delta, notices, sys};
+use super::{View, acl, delta, notices, sys};
 use crate::gate::Notice;
 use agentfs_core::RelPath;
 use rustix::fs::{self, FileType, Mode, OFlags, SeekFrom, Stat, StatVfs};
@@ -413,7 +413,11 @@ impl View {
             return Err(FsError::NoAttribute);
         }
         let file = self.pin_node(ino)?;
-        sys::xattr(file.as_fd(), name)?.ok_or(FsError::NoAttribute)
+        let value = sys::xattr(file.as_fd(), name)?.ok_or(FsError::NoAttribute)?;
+        if name == acl::ACCESS || name == acl::DEFAULT {
+            return Ok(acl::with_ids(&value, |ids| self.owner.show(ids)));
+        }
+        Ok(value)
     }
 
     /// The names of the extended attributes, each with a NUL at its end.

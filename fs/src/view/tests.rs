@@ -166,7 +166,7 @@ enum Operation {
     Rename(RelPath, RelPath),
 }
 
-const CREATION: Creation = Creation { mode: 0o644, uid: 0, gid: 0 };
+const CREATION: Creation = Creation { mode: 0o644, umask: 0, uid: 0, gid: 0 };
 
 /// Looks every name on the way up, as the kernel does.
 fn find(view: &View, path: &RelPath) -> Result<Attr, FsError> {

@@ -5,10 +5,10 @@ use super::delta::{self, Content};
 use super::error::FsError;
 use super::layers::{Entry, MergedDir, Place, Which};
 use super::read::{Attr, Opened};
-use super::{View, notices, sys};
+use super::{View, acl, notices, sys};
 use crate::gate::Permit;
 use agentfs_core::RelPath;
-use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags, XattrFlags};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -16,8 +16,10 @@ use std::sync::Arc;
 /// Who makes something, and how it shall be.
 #[derive(Clone, Copy, Debug)]
 pub struct Creation {
-    /// Permission bits, the process's umask already taken off.
+    /// Permission bits, from which the process's umask is not taken off yet.
     pub mode: u32,
+    /// The process's umask, which does not count where a directory has a default list.
+    pub umask: u32,
     /// The process's user, as the agent's kernel names it.
     pub uid: u32,
     /// The process's group.
@@ -67,10 +69,11 @@ impl View {
         flags: OFlags,
         permit: &Permit,
     ) -> Result<(Attr, Opened), FsError> {
-        let made = self.make(path, creation, |dir, name, creation| {
+        let kind = FileType::RegularFile;
+        let made = self.make(path, kind, creation, |dir, name, creation| {
             let flags = write_flags(flags) | OFlags::CREATE | OFlags::EXCL;
             let file = fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
-            self.own(dir, name, creation, FileType::RegularFile)?;
+            self.own(dir, name, creation, kind)?;
             Ok(file)
         });
         match made {
@@ -107,7 +110,7 @@ impl View {
         _permit: &Permit,
     ) -> Result<Attr, FsError> {
         let device = delta::device_in_delta(kind, device).ok_or(FsError::HiddenDevice)?;
-        let made = self.make(path, creation, |dir, name, creation| {
+        let made = self.make(path, kind, creation, |dir, name, creation| {
             fs::mknodat(dir, name, kind, Mode::RUSR | Mode::WUSR, device)?;
             self.own(dir, name, creation, kind)
         });
@@ -122,9 +125,10 @@ impl View {
         creation: Creation,
         _permit: &Permit,
     ) -> Result<Attr, FsError> {
-        let made = self.make(path, creation, |dir, name, creation| {
+        let kind = FileType::Symlink;
+        let made = self.make(path, kind, creation, |dir, name, creation| {
             fs::symlinkat(text, dir, name)?;
-            self.own(dir, name, creation, FileType::Symlink)
+            self.own(dir, name, creation, kind)
         });
         Ok(made?.0)
     }
@@ -139,13 +143,12 @@ impl View {
         let _names = self.write_names();
         let (dir, name) = self.vacant(path)?;
         let parent = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
-        let mut creation = inherit(parent, creation)?;
-        if fs::fstat(parent)?.st_mode & Mode::SGID.as_raw_mode() != 0 {
-            creation.mode |= Mode::SGID.as_raw_mode();
-        }
+        let kind = FileType::Directory;
+        let (creation, default) = inherit(parent, creation, kind)?;
         let (staged, made) = self.delta.stage(|work, temp| {
             fs::mkdirat(work, temp, Mode::RWXU)?;
-            self.own(work, temp, creation, FileType::Directory)?;
+            self.own(work, temp, creation, kind)?;
+            give_list(work, temp, default.as_deref(), creation, kind)?;
             Ok(sys::pin_at(work, temp)?)
         })?;
         if sys::stat_at(parent, name)?.is_some() {
@@ -323,14 +326,19 @@ impl View {
     fn make<T>(
         &self,
         path: &RelPath,
+        kind: FileType,
         creation: Creation,
         make: impl FnOnce(BorrowedFd<'_>, &OsStr, Creation) -> Result<T, FsError>,
     ) -> Result<(Attr, T), FsError> {
         let _names = self.write_names();
         let (dir, name) = self.vacant(path)?;
         let parent = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
-        let creation = inherit(parent, creation)?;
-        let (staged, made) = self.delta.stage(|work, temp| make(work, temp, creation))?;
+        let (creation, default) = inherit(parent, creation, kind)?;
+        let (staged, made) = self.delta.stage(|work, temp| {
+            let made = make(work, temp, creation)?;
+            give_list(work, temp, default.as_deref(), creation, kind)?;
+            Ok(made)
+        })?;
         staged.place(parent, name)?;
         Ok((self.made(path)?, made))
     }
@@ -405,13 +413,44 @@ impl View {
     }
 }
 
-/// A directory with the set-group-id bit gives its group to what is made in it.
-fn inherit(parent: BorrowedFd<'_>, creation: Creation) -> Result<Creation, FsError> {
+/// What something new takes from its directory: the group and the bit for it, where that has the
+/// set-group-id bit; and the default list, where it has one, which stands in for the umask.
+fn inherit(
+    parent: BorrowedFd<'_>,
+    mut creation: Creation,
+    kind: FileType,
+) -> Result<(Creation, Option<Vec<u8>>), FsError> {
     let stat = fs::fstat(parent)?;
-    if stat.st_mode & Mode::SGID.as_raw_mode() == 0 {
-        return Ok(creation);
+    let set_group_id = Mode::SGID.as_raw_mode();
+    if stat.st_mode & set_group_id != 0 {
+        creation.gid = stat.st_gid;
+        if kind == FileType::Directory {
+            creation.mode |= set_group_id;
+        }
     }
-    Ok(Creation { gid: stat.st_gid, ..creation })
+    let default = if kind == FileType::Symlink { None } else { sys::xattr(parent, acl::DEFAULT)? };
+    if default.is_none() {
+        creation.mode &= !creation.umask;
+    }
+    Ok((creation, default))
+}
+
+/// Gives something new the list that its directory has for it.
+fn give_list(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    default: Option<&[u8]>,
+    creation: Creation,
+    kind: FileType,
+) -> Result<(), FsError> {
+    let Some(default) = default else { return Ok(()) };
+    let made = sys::pin_at(dir, name)?;
+    let (path, flags) = (sys::proc_path(&made), XattrFlags::empty());
+    fs::setxattr(path.as_str(), acl::ACCESS, &acl::inherited(default, creation.mode), flags)?;
+    if kind == FileType::Directory {
+        fs::setxattr(path.as_str(), acl::DEFAULT, default, flags)?;
+    }
+    Ok(())
 }
 
 /// What a process asked for, as far as it concerns the file on the host: the kernel says where

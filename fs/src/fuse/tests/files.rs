@@ -171,6 +171,49 @@ fn a_file_of_base_without_a_name_has_no_links() {
 }
 
 #[test]
+fn access_control_lists_are_inherited_obeyed_and_name_whom_the_view_shows() {
+    let m = mounted_as(&[("d/secret", "secret")], Owner { host: (0, 0), shown: (77, 78) });
+    m.run(
+        r#"python3 - <<'PY'
+import os, struct
+def acl(*entries):
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+NONE = 0xFFFFFFFF
+def parsed(path, kind):
+    value = os.getxattr(path, "system.posix_acl_" + kind)
+    return [struct.unpack_from("<HHI", value, at) for at in range(4, len(value), 8)]
+def can_read(uid):
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([]); os.setegid(uid); os.seteuid(uid)
+        try:
+            open("d/secret").read()
+        except PermissionError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] == 0
+os.umask(0o077)
+os.chmod("d", 0o755); os.chmod("d/secret", 0o600)
+assert not can_read(55)
+os.setxattr("d/secret", "system.posix_acl_access",
+            acl((1, 6, NONE), (2, 4, 55), (4, 0, NONE), (16, 4, NONE), (32, 0, NONE)))
+assert can_read(55) and not can_read(56)
+os.setxattr("d", "system.posix_acl_default",
+            acl((1, 7, NONE), (2, 7, 77), (4, 5, NONE), (16, 7, NONE), (32, 5, NONE)))
+os.mkdir("d/in", 0o750); open("d/in/f", "w").close(); os.symlink("f", "d/in/s")
+assert parsed("d/in", "default") == parsed("d", "default")
+assert parsed("d/in/f", "access") == [(1, 6, NONE), (2, 7, 77), (4, 5, NONE), (16, 6, NONE), (32, 4, NONE)]
+assert oct(os.stat("d/in").st_mode & 0o7777) == "0o750", oct(os.stat("d/in").st_mode)
+open("plain", "w").close()
+assert oct(os.stat("plain").st_mode & 0o7777) == "0o600"
+PY"#,
+    );
+    let mut list = [0; 44];
+    rustix::fs::getxattr(m.delta("d/in/f"), "system.posix_acl_access", &mut list[..]).unwrap();
+    assert_eq!(list[16..20], [0; 4], "the agent's entry is the owner's on the host");
+}
+
+#[test]
 fn data_is_mapped_locked_appended_and_sparse() {
     let m = mounted(&[("a", "0123456789"), ("db", "")]);
     m.run(
