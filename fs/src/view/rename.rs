@@ -81,6 +81,8 @@ impl View {
         to: &RelPath,
         flags: RenameFlags,
     ) -> Result<Moves, FsError> {
+        notices::refuse(from)?;
+        notices::refuse(to)?;
         let _names = self.read_names();
         self.check_flags(flags)?;
         let exchange = flags == RenameFlags::EXCHANGE;
