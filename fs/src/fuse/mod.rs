@@ -19,7 +19,7 @@ mod workers;
 pub use mount::{MountError, MountedView, SOURCE_PREFIX, detach, mount};
 pub use probe::{Probed, probe};
 
-use crate::view::{self, Changes, Creation, FsError, View};
+use crate::view::{self, ByRoot, Changes, Creation, FsError, View};
 use answers::{
     Shown, answer_attr, answer_create, answer_empty, answer_entry, answer_open, answer_xattr,
     failed,
@@ -156,11 +156,12 @@ impl fuser::Filesystem for Adapter {
     ) {
         self.count(Kind::Setattr);
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
-        let changes = Changes { mode, uid, gid, size, atime, mtime };
+        let by_root = ByRoot(req.uid() == 0);
+        let changes = Changes { mode, uid, gid, size, atime, mtime, by_root };
         if let (Some(size), Some(fh)) = (changes.size, fh)
             && changes.only_size()
         {
-            let done = self.view.truncate(ino.0, fh.0, size);
+            let done = self.view.truncate(ino.0, fh.0, size, by_root);
             let done = done.map(|attr| Shown::node(&self.view, attr));
             return answer_attr("truncate", reply, done);
         }
@@ -341,11 +342,12 @@ impl fuser::Filesystem for Adapter {
             let opened = self.view.open_read(ino.0, flags);
             return answer_open(reply, &self.kernel, &self.view, ino.0, opened);
         }
-        let path = self.view.path_of(ino.0).ok();
+        let (path, by_root) = (self.view.path_of(ino.0).ok(), ByRoot(req.uid() == 0));
         let want = if flags.contains(OFlags::TRUNC) { Want::File } else { Want::Kept };
         let wants = self.view.paths_of(ino.0).into_iter().map(want).collect::<Vec<_>>();
-        let act =
-            move |view: &View, permit: &_| view.open_write(ino.0, path.as_ref(), flags, permit);
+        let act = move |view: &View, permit: &_| {
+            view.open_write(ino.0, path.as_ref(), flags, by_root, permit)
+        };
         let (view, kernel) = (self.view.clone(), self.kernel.clone());
         self.gated(req.pid(), "open for writing", &wants, act, move |opened| {
             answer_open(reply, &kernel, &view, ino.0, opened);

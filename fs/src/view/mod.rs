@@ -43,7 +43,7 @@ pub use nodes::ROOT;
 pub use notices::{DIRECTORY_INO, is_virtual, is_virtual_path};
 pub use read::{Attr, Caching, Opened};
 pub use scratch::{Scratch, ScratchError};
-pub use write::Creation;
+pub use write::{ByRoot, Creation};
 
 use crate::gate::Gate;
 use crate::watch::{BaseListener, BaseWatch};

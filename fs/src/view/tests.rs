@@ -248,7 +248,8 @@ fn perform(view: &View, operation: &Operation) -> Result<(), FsError> {
         }
         Operation::Append(path, text) => {
             let attr = file(path)?;
-            let opened = view.open_write(attr.ino, Some(path), OFlags::WRONLY, &permit)?;
+            let opened =
+                view.open_write(attr.ino, Some(path), OFlags::WRONLY, ByRoot(true), &permit)?;
             let end = attr.stat.st_size as u64;
             view.write(opened.handle, end, text.as_bytes(), false)?;
             view.close(opened.handle);

@@ -15,6 +15,11 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+/// Who truncates a file: it keeps its set-id bits if root does that, as everywhere. (Who writes, the
+/// kernel tells with each write.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByRoot(pub bool);
+
 /// Who makes something, and how it shall be.
 #[derive(Clone, Copy, Debug)]
 pub struct Creation {
@@ -36,6 +41,7 @@ impl View {
         ino: u64,
         path: Option<&RelPath>,
         flags: OFlags,
+        by_root: ByRoot,
         _permit: &Permit,
     ) -> Result<Opened, FsError> {
         let truncate = flags.contains(OFlags::TRUNC);
@@ -50,7 +56,7 @@ impl View {
         let opened = {
             let _names = self.read_names();
             let (file, _) = self.open_node(ino, write_flags(flags))?;
-            if truncate {
+            if truncate && !by_root.0 {
                 drop_set_id(&file)?;
             }
             self.opened_for_writing(ino, file)?
@@ -90,7 +96,8 @@ impl View {
                     let place = self.layers.place(path)?;
                     self.attr_at(path, &place)?.ok_or(FsError::NotFound)?.0
                 };
-                let opened = self.open_write(attr.ino, Some(path), flags, permit);
+                let by_root = ByRoot(creation.uid == 0);
+                let opened = self.open_write(attr.ino, Some(path), flags, by_root, permit);
                 match opened.and_then(|open| Ok((self.getattr(attr.ino, None)?, open))) {
                     Ok(opened) => Ok(opened),
                     Err(error) => {
