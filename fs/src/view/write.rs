@@ -6,7 +6,7 @@ use super::error::FsError;
 use super::layers::{Entry, MergedDir, Place, Which};
 use super::nodes::Facts;
 use super::read::{Attr, Caching, Opened};
-use super::{View, acl, notices, sys};
+use super::{Owner, View, acl, notices, sys};
 use crate::gate::Permit;
 use agentfs_core::RelPath;
 use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags, XattrFlags};
@@ -327,7 +327,7 @@ impl View {
         let _names = self.write_names();
         let (dir, name) = self.vacant(path)?;
         let parent = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
-        let (creation, default) = inherit(parent, creation, kind)?;
+        let (creation, default) = inherit(parent, self.owner, creation, kind)?;
         let own = |dir: BorrowedFd<'_>, name: &OsStr| {
             self.own(dir, name, creation, kind, default.as_deref())
         };
@@ -460,13 +460,14 @@ impl View {
 /// set-group-id bit; and the default list, where it has one, which stands in for the umask.
 fn inherit(
     parent: BorrowedFd<'_>,
+    owner: Owner,
     mut creation: Creation,
     kind: FileType,
 ) -> Result<(Creation, Option<Vec<u8>>), FsError> {
     let stat = fs::fstat(parent)?;
     let set_group_id = Mode::SGID.as_raw_mode();
     if stat.st_mode & set_group_id != 0 {
-        creation.gid = stat.st_gid;
+        (_, creation.gid) = owner.show((stat.st_uid, stat.st_gid));
         if kind == FileType::Directory {
             creation.mode |= set_group_id;
         }

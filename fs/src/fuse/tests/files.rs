@@ -125,6 +125,14 @@ fn each_user_stays_one_user_also_where_the_owner_is_shown_as_another() {
         assert_eq!(owner(m.at(name)), (id, id));
     }
     assert_eq!(owner(m.delta("nobody")), (0, 0), "the owner's, on the host");
+    for group in [0, 65534, 5] {
+        let dir = format!("of{group}");
+        fs::create_dir(m.at(&dir)).unwrap();
+        std::os::unix::fs::chown(m.at(&dir), None, Some(group)).unwrap();
+        fs::set_permissions(m.at(&dir), fs::Permissions::from_mode(0o2755)).unwrap();
+        fs::write(m.at(&format!("{dir}/f")), "").unwrap();
+        assert_eq!(owner(m.at(&format!("{dir}/f"))), (0, group));
+    }
 }
 
 #[test]
