@@ -2,7 +2,7 @@
 //! recovery alike.
 
 use super::{
-    Agent, ClaimEnd, Event, INCIDENTS_KEPT, Incident, LeaseEnd, Machine, Outcome, Run, State,
+    Agent, ClaimEnd, Coming, Event, INCIDENTS_KEPT, Incident, LeaseEnd, Machine, Outcome, Run, State,
     Underway,
 };
 use crate::changeset::BasedOn;
@@ -11,6 +11,7 @@ use crate::locks::Claim;
 use crate::path::RelPath;
 use crate::time::Timestamp;
 use crate::unit::WorkUnit;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// An event that does not fit the state: the journal was not written by this machine.
@@ -40,6 +41,7 @@ impl State {
                     policy: policy.clone(),
                     process: process.clone(),
                     started: at,
+                    base: self.base_version,
                     ended: None,
                     outcome: None,
                     units: self.locks.leases_of(agent).map(|lease| lease.unit.clone()).collect(),
@@ -61,6 +63,8 @@ impl State {
                 if !agent.pending {
                     agent.based.clear();
                 }
+                agent.forget_settled();
+                self.forget_authors();
             }
             Event::Renewed { agent } => self.known_mut(agent)?.last_sign = at,
             Event::Granted { lease } => {
@@ -101,7 +105,9 @@ impl State {
                 self.known_mut(agent)?.based.insert(path.clone(), *before);
             }
             Event::Forgotten { agent, path } => {
-                self.known_mut(agent)?.based.remove(path);
+                let known = self.known_mut(agent)?;
+                known.based.remove(path);
+                known.forget_settled();
             }
             Event::ApplyBegun { agent, paths, stage, plan } => {
                 let (paths, stage, plan) = (paths.clone(), stage.clone(), plan.clone());
@@ -117,17 +123,33 @@ impl State {
                     // What was copied up and never changed is not pending either.
                     known.based.clear();
                 }
+                known.forget_settled();
                 known.based.extend(rebased.iter().cloned());
+                self.note_authors(agent, paths);
                 self.settle(agent, &Outcome::Applied(*version))?;
             }
             Event::Pending { agent, why } => self.explain_pending(agent, why),
             Event::Discarded { agent } => {
                 let known = self.known_mut(agent)?;
                 known.based.clear();
+                known.forget_settled();
                 known.clearing = true;
                 self.settle(agent, &Outcome::Discarded)?;
             }
             Event::DeltaCleared { agent } => self.known_mut(agent)?.clearing = false,
+            Event::Synced { agent, version, .. } => {
+                let live = self.known_mut(agent)?.live;
+                if let Some(run) = live.and_then(|run| self.runs.get_mut(&run)) {
+                    run.base = *version;
+                }
+            }
+            Event::ConflictComes { agent, path, author } => {
+                let coming = Coming { since: at, author: author.clone() };
+                self.known_mut(agent)?.coming.insert(path.clone(), coming);
+            }
+            Event::ConflictGone { agent, path } => {
+                self.known_mut(agent)?.coming.remove(path);
+            }
             Event::Sealed { agent } => self.known_mut(agent)?.sealed = true,
         }
         Ok(())
@@ -198,6 +220,7 @@ fn idle(at: Timestamp) -> Agent {
         live: None,
         latest: None,
         based: BasedOn::new(),
+        coming: BTreeMap::new(),
         pending: false,
         clearing: false,
         sealed: false,
