@@ -4,6 +4,7 @@
 //! A session thread never waits: what may (the gate's answer, a text of `.agentfs/`) takes the
 //! reply along and is finished elsewhere. File locks are left to the kernel.
 
+mod announced;
 mod answers;
 mod convert;
 mod gated;
@@ -14,10 +15,13 @@ mod reading;
 mod tests;
 mod workers;
 
+pub use announced::Announcing;
 pub use mount::{MountError, MountedView, SOURCE_PREFIX, detach, mount};
 pub use probe::{Probed, probe};
 
 use crate::view::{self, Changes, Creation, FsError, View};
+use agentfs_core::changeset::FileKind;
+use announced::Announced;
 use answers::{answer_attr, answer_empty, answer_entry, answer_open, answer_xattr, failed, fopen};
 use convert::{TTL, file_attr, file_type, no_entry, set_time};
 use fuser::{
@@ -55,11 +59,12 @@ const WANTED: [InitFlags; 8] = [
 struct Adapter {
     view: Arc<View>,
     workers: Workers,
+    announced: Arc<Announced>,
 }
 
 impl Adapter {
-    fn new(view: Arc<View>, workers: Workers) -> Self {
-        Self { view, workers }
+    fn new(view: Arc<View>, workers: Workers, announced: Arc<Announced>) -> Self {
+        Self { view, workers, announced }
     }
 
     /// What to ask for before the attributes of a node change: all its names. An unlinked file has
@@ -92,7 +97,8 @@ impl fuser::Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let Some(reply) = self.unless_announced(req.pid(), parent, name, reply) else { return };
         match self.view.lookup(parent.0, name) {
             Ok(Some(attr)) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
             Ok(None) => reply.entry(&TTL, &no_entry(), GENERATION),
@@ -126,6 +132,7 @@ impl fuser::Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let Some(reply) = self.unless_changed(req.pid(), ino, reply) else { return };
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
         let changes = Changes { mode, uid, gid, size, atime, mtime };
         if let (Some(size), Some(fh)) = (changes.size, fh)
@@ -159,6 +166,8 @@ impl fuser::Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let made = self.unless_made(req.pid(), (parent, name), FileKind::File, reply);
+        let Some(reply) = made else { return };
         let path = match self.view.child_path(parent.0, name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("mknod", error)),
@@ -180,6 +189,8 @@ impl fuser::Filesystem for Adapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
+        let made = self.unless_made(req.pid(), (parent, name), FileKind::Dir, reply);
+        let Some(reply) = made else { return };
         let path = match self.view.child_path(parent.0, name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("mkdir", error)),
@@ -190,6 +201,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some(reply) = self.unless_gone(req.pid(), parent, name, reply) else { return };
         let path = match self.view.child_path(parent.0, name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("unlink", error)),
@@ -200,6 +212,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some(reply) = self.unless_gone(req.pid(), parent, name, reply) else { return };
         // A directory that is not empty is not claimed: git tries this after every deletion.
         let path = self.view.child_path(parent.0, name);
         let path = match path.and_then(|path| self.view.check_rmdir(&path).map(|()| path)) {
@@ -219,6 +232,8 @@ impl fuser::Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        let made = self.unless_made(req.pid(), (parent, link_name), FileKind::Symlink, reply);
+        let Some(reply) = made else { return };
         let path = match self.view.child_path(parent.0, link_name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("symlink", error)),
@@ -279,6 +294,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let Some(reply) = self.unless_closed(req.pid(), reply) else { return };
         let flags = open_flags(flags.0);
         if view::is_virtual(ino.0) {
             return self.open_virtual(ino.0, flags, reply);

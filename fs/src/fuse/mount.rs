@@ -1,7 +1,8 @@
 //! Mounting a view, and the guard that unmounts it.
 
-use super::Adapter;
 use super::workers::Workers;
+use super::{Adapter, Announced, Announcing};
+use crate::attendant::Trust;
 use crate::view::{Cached, KernelCache, View};
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, SessionACL};
 use std::io;
@@ -52,6 +53,7 @@ pub enum MountError {
 pub struct MountedView {
     view: Arc<View>,
     mountpoint: PathBuf,
+    announced: Arc<Announced>,
     session: Option<BackgroundSession>,
 }
 
@@ -64,6 +66,11 @@ impl MountedView {
     /// The view that is served.
     pub fn view(&self) -> &Arc<View> {
         &self.view
+    }
+
+    /// What announcing something to watchers in it needs.
+    pub fn announcing(&self) -> Announcing {
+        Announcing::new(self.view.clone(), self.mountpoint.clone(), self.announced.clone())
     }
 
     /// Whether the kernel has ended the session: somebody else has unmounted it.
@@ -118,15 +125,21 @@ pub fn detach(mountpoint: &Path) -> io::Result<()> {
 }
 
 /// Mounts `view` at `mountpoint`, which must be an empty directory. Returns when it is served.
-pub fn mount(view: Arc<View>, mountpoint: &Path) -> Result<MountedView, MountError> {
+/// Who is trusted as the attendant may announce changes in it.
+pub fn mount(
+    view: Arc<View>,
+    mountpoint: &Path,
+    attendant: &Trust,
+) -> Result<MountedView, MountError> {
     check_mountpoint(mountpoint)?;
     let failed = |error| explain(mountpoint, error);
     let workers = Workers::start("agentfs-view", 4).map_err(failed)?;
-    let adapter = Adapter::new(view.clone(), workers);
+    let announced = Announced::new(attendant.clone());
+    let adapter = Adapter::new(view.clone(), workers, announced.clone());
     let session = fuser::spawn_mount(adapter, mountpoint, &config(&view)).map_err(failed)?;
     let cache = Invalidator::start(session.notifier()).map_err(failed)?;
     view.attach_kernel(Some(Arc::new(cache)));
-    Ok(MountedView { view, mountpoint: mountpoint.to_owned(), session: Some(session) })
+    Ok(MountedView { view, mountpoint: mountpoint.to_owned(), announced, session: Some(session) })
 }
 
 fn config(view: &View) -> Config {

@@ -112,6 +112,12 @@ impl AgentGate {
         self.known().pinned.retain(|path, _| !paths.contains(path));
     }
 
+    /// The view shows base's version of everything. What was read before stays known as what it
+    /// was, and so counts as stale where base has moved.
+    pub fn unpin_all(&self) {
+        self.known().pinned.clear();
+    }
+
     /// The agent's own changes have become base's `now`: it knows what it wrote.
     pub fn published(&self, now: &[(RelPath, Before)]) {
         let mut known = self.known();
@@ -170,6 +176,11 @@ impl Gate for AgentGate {
     }
 
     fn notice(&self, notice: Notice) -> String {
+        if notice == Notice::Explain
+            && let Err(error) = self.service.look_for_conflicts()
+        {
+            tracing::warn!(%error, "coming conflicts could not be looked for");
+        }
         let agent = self.agent.clone();
         let text = self.service.ask_blocking(move |owner| Ok(owner.notice(&agent, notice)));
         text.unwrap_or_else(|error| format!("{error}\n"))
@@ -235,5 +246,19 @@ mod tests {
         gate.read(&paths[0]);
         assert_eq!(gate.facts(&paths)[0].read, Some(version(2)));
         assert_eq!(gate.pinned(&paths), []);
+    }
+
+    #[test]
+    fn what_was_read_before_a_sync_is_stale_after_it() {
+        let gate = gate_over(version(2));
+        gate.open();
+        let paths = writes("a").paths;
+        gate.pin([(paths[0].clone(), version(1))]);
+        gate.read(&paths[0]);
+        gate.unpin_all();
+        let facts = gate.facts(&paths);
+        assert_eq!((facts[0].read, facts[0].base), (Some(version(1)), version(2)));
+        gate.read(&paths[0]);
+        assert_eq!(gate.facts(&paths)[0].read, Some(version(2)));
     }
 }

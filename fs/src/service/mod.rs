@@ -16,6 +16,7 @@ mod publish;
 mod queries;
 mod report;
 mod runs;
+mod sync;
 mod waiters;
 
 pub use error::ServiceError;

@@ -3,6 +3,7 @@
 use super::gate::AgentGate;
 use super::waiters::Waiter;
 use super::{Job, Service, ServiceError};
+use crate::attendant::Attendant;
 use crate::clock::Clock;
 use crate::fuse::MountedView;
 use crate::gate::ViewControl as _;
@@ -59,6 +60,7 @@ pub struct Owner {
     pub(super) store: Store,
     pub(super) agents: BTreeMap<AgentName, Served>,
     pub(super) waiters: BTreeMap<ClaimId, Waiter>,
+    pub(super) attendant: Attendant,
     log: broadcast::Sender<LogEntry>,
     /// Events that are folded, but not yet in the journal.
     unsaved: Vec<(Timestamp, Event)>,
@@ -90,6 +92,8 @@ impl Owner {
             store,
             agents: BTreeMap::new(),
             waiters: BTreeMap::new(),
+            attendant: Attendant::new()
+                .map_err(ServiceError::io("start a thread in", &workspace.root))?,
             log: broadcast::channel(LOG_BACKLOG).0,
             unsaved: Vec::new(),
             afterwards: Vec::new(),

@@ -101,7 +101,8 @@ impl Owner {
         if served.mounted.as_ref().is_none_or(fuse::MountedView::has_ended) {
             layout::make_private(&mountpoint)
                 .map_err(ServiceError::io("make the directory", &mountpoint))?;
-            served.mounted = Some(fuse::mount(served.view.clone(), &mountpoint)?);
+            served.mounted =
+                Some(fuse::mount(served.view.clone(), &mountpoint, self.attendant.trust())?);
         }
         served.gate.open();
         Ok(dirs)
@@ -180,6 +181,7 @@ impl Owner {
         } else if exit == Exit::Code(0) && publish == Publish::OnSuccess && !is_unread {
             self.publish_run(&agent, &changes)?;
         }
+        let conflicts = report::coming(self.state(), Some(&agent), self.clock.now());
         let ended = self.state().runs.get(&run);
         let outcome = ended.and_then(|run| run.outcome.as_ref()).map(report::outcome);
         Ok(RunSummary {
@@ -189,6 +191,7 @@ impl Owner {
             units,
             waits: ended.map(report::waits).unwrap_or_default(),
             outcome: outcome.unwrap_or(Outcome::Nothing),
+            conflicts,
         })
     }
 

@@ -15,7 +15,7 @@
 use super::error::FsError;
 use super::layers::Which;
 use super::{View, notices, sys};
-use crate::gate::ViewControl;
+use crate::gate::{Advanced, Shift, ViewControl};
 use agentfs_core::RelPath;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -50,7 +50,7 @@ impl View {
     }
 
     /// Waits a moment for the kernel.
-    fn settle(&self) {
+    fn settle_kernel(&self) {
         let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(kernel) = kernel {
             kernel.settle();
@@ -59,6 +59,15 @@ impl View {
 
     /// Makes the kernel forget `paths`, or all, soon.
     fn invalidate(&self, paths: Option<&[RelPath]>) {
+        self.have_forgotten(paths, &[]);
+    }
+
+    /// Makes the kernel forget `paths`, and of `dirs` the attributes, soon.
+    pub(super) fn invalidate_with(&self, paths: &[RelPath], dirs: &[RelPath]) {
+        self.have_forgotten(Some(paths), dirs);
+    }
+
+    fn have_forgotten(&self, paths: Option<&[RelPath]>, dirs: &[RelPath]) {
         let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(kernel) = kernel else { return };
         let mut what = Vec::new();
@@ -69,6 +78,7 @@ impl View {
                 None => nodes.all().into_iter().map(|(path, ino)| (path, Some(ino))).collect(),
             };
             let known: Vec<(RelPath, Option<u64>)> = known;
+            what.extend(dirs.iter().filter_map(|dir| nodes.ino(dir)).map(Cached::Inode));
             // Data first: entries may have to wait for an operation in their directory.
             what.extend(known.iter().filter_map(|(_, ino)| ino.map(Cached::Inode)));
             for (path, _) in &known {
@@ -232,7 +242,7 @@ impl View {
             }
         }
         self.invalidate(None);
-        self.settle();
+        self.settle_kernel();
         Ok(())
     }
 
@@ -285,6 +295,18 @@ impl ViewControl for View {
         Ok(())
     }
 
+    fn advance(&self) -> io::Result<Advanced> {
+        Ok(self.advance_all()?)
+    }
+
+    fn settle(&self) {
+        self.settle_kernel();
+    }
+
+    fn edited(&self, paths: &[RelPath]) -> io::Result<Vec<Shift>> {
+        Ok(View::edited(self, paths)?)
+    }
+
     fn drop_from_delta(&self, paths: Option<&[RelPath]>) -> io::Result<()> {
         let dropped = {
             let _names = self.write_names();
@@ -298,7 +320,7 @@ impl ViewControl for View {
         self.invalidate(Some(&dropped));
         // What was dropped is still held open for its handles, so an open of the inode that the
         // kernel has under the name would find it: the kernel is waited for.
-        self.settle();
+        self.settle_kernel();
         Ok(())
     }
 

@@ -12,6 +12,7 @@
 //! write for those that change names), `nodes` (for moments only). None is held while the gate is
 //! asked or the kernel is notified.
 
+mod advance;
 mod attr;
 mod control;
 mod copy_up;

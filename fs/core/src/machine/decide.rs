@@ -114,8 +114,9 @@ impl Step<'_> {
                 let state = &self.machine.state;
                 state.agent(&agent)?;
                 let (version, moved) = (state.base_version, state.with_authors(moved));
-                self.emit(Event::Synced { agent, version, moved });
-                Ok(Reply::Done)
+                let from = state.live_run_of(&agent).map_or(version, |run| run.base);
+                self.emit(Event::Synced { agent, version, moved: moved.clone() });
+                Ok(Reply::Synced(from, version, moved))
             }
             Command::Compare { agent, by, facts } => self.compare(&agent, by, &facts),
             Command::Tick => {

@@ -2,8 +2,8 @@
 //! recovery alike.
 
 use super::{
-    Agent, ClaimEnd, Coming, Event, INCIDENTS_KEPT, Incident, LeaseEnd, Machine, Outcome, Run, State,
-    Underway,
+    Agent, ClaimEnd, Coming, Event, INCIDENTS_KEPT, Incident, LeaseEnd, Machine, Outcome, Run,
+    State, Underway,
 };
 use crate::changeset::BasedOn;
 use crate::ids::AgentName;

@@ -134,7 +134,7 @@ pub enum Command {
         /// Whose.
         agent: AgentName,
     },
-    /// The agent's view shows base's newest version.
+    /// The agent's view shows base's newest version. Answer: [`Reply::Synced`].
     Sync {
         /// Whose.
         agent: AgentName,
@@ -192,6 +192,8 @@ pub enum Reply {
     Granted,
     /// The claim waits; [`Event::ClaimEnded`] tells its end.
     Waiting(ClaimId),
+    /// The view was at one version of base and is at another, and this is what moved.
+    Synced(BaseVersion, BaseVersion, Vec<Moved>),
     /// Refused at once; the events explain it.
     Refused(RefusalKind),
     /// Done.

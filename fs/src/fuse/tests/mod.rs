@@ -7,6 +7,7 @@ mod programs;
 mod syncing;
 
 use super::*;
+use crate::attendant::Trust;
 use crate::gate::{Answer, Gate, Intent, Notice, Permit, Refusal, Requester, ViewControl};
 use crate::view::{Owner, Scratch, ViewSpec};
 use agentfs_core::RelPath;
@@ -164,7 +165,7 @@ fn mounted_as(base: &[(&str, &str)], owner: Owner) -> Mounted {
         scratch: Arc::new(Scratch::new(&path("base"), &[]).unwrap()),
     };
     let view = View::open(spec, gate.clone()).unwrap();
-    let mounted = mount(view, &path("mnt")).unwrap();
+    let mounted = mount(view, &path("mnt"), &Trust::default()).unwrap();
     Mounted { _guard: TestGuard(gate.clone()), dir, gate, view: mounted }
 }
 
