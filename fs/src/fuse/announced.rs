@@ -13,7 +13,7 @@ use super::{Adapter, GENERATION};
 use crate::attendant::{Happened, News, Trust};
 use crate::gate::{Shift, ViewControl as _};
 use crate::stat::kind_of;
-use crate::view::{FsError, View};
+use crate::view::{Attr, FsError, View};
 use agentfs_core::RelPath;
 use agentfs_core::changeset::FileKind;
 use fuser::{
@@ -134,7 +134,8 @@ impl Adapter {
         };
         match gone {
             Some((_, kind)) if made || !self.shows(parent, name) => {
-                let attr = self.attr_of_gone(&path, kind);
+                let known = self.view.known_as(&path, kind == FileKind::Dir);
+                let attr = attr_of_gone(kind, known);
                 reply.entry(&NOT_KEPT, &attr, GENERATION);
                 None
             }
@@ -156,25 +157,27 @@ impl Adapter {
         }
     }
 
-    /// The node that the kernel knows by the path still, whose watchers are to hear of it; else
-    /// one that stands for it.
-    fn attr_of_gone(&self, path: &RelPath, kind: FileKind) -> FileAttr {
-        let is_dir = kind == FileKind::Dir;
-        let mut attr = no_entry();
-        attr.kind = match kind {
-            FileKind::Dir => FileType::Directory,
-            FileKind::Symlink => FileType::Symlink,
-            FileKind::File | FileKind::Special => FileType::RegularFile,
-        };
-        attr.perm = 0o755;
-        attr.nlink = 1;
-        attr.ino = INodeNo(if is_dir { GONE_DIR } else { GONE_FILE });
-        if let Some((ino, open)) = self.view.known_as(path, is_dir) {
-            // Who has it open goes on reading: its size must stay what it is.
-            attr = open.map_or(attr, |open| file_attr(&open));
-            attr.ino = INodeNo(ino);
+    /// Answers the attendant's look at the attributes of something that has gone, on the way to
+    /// what was below it.
+    pub(super) fn unless_gone_by(
+        &self,
+        tid: u32,
+        ino: INodeNo,
+        reply: ReplyAttr,
+    ) -> Option<ReplyAttr> {
+        if !self.announced.is_attendant(tid) {
+            return Some(reply);
         }
-        attr
+        let path = self.view.path_of(ino.0).ok();
+        let gone = path.and_then(|path| self.announced.expected().gone.get(&path).copied());
+        match gone {
+            Some((_, kind)) => {
+                let open = self.view.getattr(ino.0, None).ok();
+                reply.attr(&NOT_KEPT, &attr_of_gone(kind, Some((ino.0, open))));
+                None
+            }
+            None => Some(reply),
+        }
     }
 
     /// Answers the attendant's making of something that is there, if this is the attendant.
@@ -256,4 +259,27 @@ impl Adapter {
         reply.opened(FileHandle(self.view.open_nothing()), flags);
         None
     }
+}
+
+/// Attributes of something that has gone: as the node that the kernel still knows, whose watchers
+/// are to hear of it; else as one that stands for it.
+fn attr_of_gone(kind: FileKind, known: Option<(u64, Option<Attr>)>) -> FileAttr {
+    let mut attr = no_entry();
+    attr.kind = match kind {
+        FileKind::Dir => FileType::Directory,
+        FileKind::Symlink => FileType::Symlink,
+        FileKind::File | FileKind::Special => FileType::RegularFile,
+    };
+    // The attendant's own, as it is of the daemon's user: it has to be able to remove it.
+    attr.perm = 0o700;
+    attr.uid = rustix::process::geteuid().as_raw();
+    attr.gid = rustix::process::getegid().as_raw();
+    attr.nlink = 1;
+    attr.ino = INodeNo(if kind == FileKind::Dir { GONE_DIR } else { GONE_FILE });
+    if let Some((ino, open)) = known {
+        // Who has it open goes on reading: its size must stay what it is.
+        attr = open.map_or(attr, |open| file_attr(&open));
+        attr.ino = INodeNo(ino);
+    }
+    attr
 }

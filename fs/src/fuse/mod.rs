@@ -110,7 +110,8 @@ impl fuser::Filesystem for Adapter {
         self.view.forget(ino.0, nlookup);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let Some(reply) = self.unless_gone_by(req.pid(), ino, reply) else { return };
         answer_attr("stat", reply, self.view.getattr(ino.0, fh.map(|fh| fh.0)));
     }
 

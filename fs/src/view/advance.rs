@@ -15,6 +15,7 @@ use crate::stat::kind_of;
 use agentfs_core::RelPath;
 use agentfs_core::changeset::{FileKind, same_version};
 use rustix::fs::{self, AtFlags, Stat};
+use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 
@@ -41,7 +42,8 @@ impl View {
             let base = self.layers.root(Which::Base).try_clone_to_owned()?;
             self.drop_pins(&pins, Some(&base), &RelPath::root(), &mut walk)?;
             for shift in walk.shifts {
-                if self.is_covered(&shift.path)? {
+                // What can't be looked at in the delta is the agent's own doing.
+                if self.is_covered(&shift.path).unwrap_or(true) {
                     advanced.covered.push(shift.path);
                 } else {
                     advanced.shown.push(shift);
@@ -104,8 +106,16 @@ impl View {
         path: &RelPath,
         walk: &mut Walk,
     ) -> Result<(), FsError> {
-        let dir = sys::dir_at(base, name)?;
-        for (name, _) in sys::names(&dir)? {
+        let dir = match sys::dir_at(base, name) {
+            // What nobody may look at, nobody sees appear.
+            Err(Errno::ACCESS) => return Ok(()),
+            dir => dir?,
+        };
+        let names = match sys::names(&dir) {
+            Err(Errno::ACCESS) => return Ok(()),
+            names => names?,
+        };
+        for (name, _) in names {
             let path = path.join(&name);
             let Some(found) = sys::stat_at(&dir, &name)? else { continue };
             let is_dir = sys::is_dir(&found);
