@@ -7,7 +7,7 @@
 //! ([`Trust`]); whatever else it asks that would change something is refused, so that nothing can
 //! be done through it that its daemon has not announced.
 
-use super::answers::{answer_attr, answer_entry, failed};
+use super::answers::{Shown, answer_attr, answer_entry, failed};
 use super::convert::{file_attr, no_entry};
 use super::{Adapter, GENERATION};
 use crate::attendant::{Happened, News, Trust};
@@ -204,6 +204,7 @@ impl Adapter {
                 Err(FsError::Moved)
             }
         });
+        let made = made.map(|attr| Shown::entry(&self.view, parent.0, attr));
         answer_entry("announcement", reply, made);
         None
     }
@@ -245,7 +246,8 @@ impl Adapter {
         if !self.announced.is_attendant(tid) {
             return Some(reply);
         }
-        answer_attr("announcement", reply, self.view.getattr(ino.0, None));
+        let now = self.view.getattr(ino.0, None).map(|attr| Shown::node(&self.view, attr));
+        answer_attr("announcement", reply, now);
         None
     }
 

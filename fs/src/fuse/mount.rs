@@ -1,5 +1,6 @@
 //! Mounting a view, and the guard that unmounts it.
 
+use super::kernel::Kernel;
 use super::workers::Workers;
 use super::{Adapter, Announced, Announcing};
 use crate::attendant::Trust;
@@ -52,6 +53,7 @@ pub enum MountError {
 #[derive(Debug)]
 pub struct MountedView {
     view: Arc<View>,
+    kernel: Arc<Kernel>,
     mountpoint: PathBuf,
     announced: Arc<Announced>,
     session: Option<BackgroundSession>,
@@ -71,6 +73,11 @@ impl MountedView {
     /// What announcing something to watchers in it needs.
     pub fn announcing(&self) -> Announcing {
         Announcing::new(self.view.clone(), self.mountpoint.clone(), self.announced.clone())
+    }
+
+    /// How many requests of each kind the kernel has sent.
+    pub fn requests(&self) -> Vec<(&'static str, u64)> {
+        self.kernel.counts.all()
     }
 
     /// Whether the kernel has ended the session: somebody else has unmounted it.
@@ -134,12 +141,15 @@ pub fn mount(
     check_mountpoint(mountpoint)?;
     let failed = |error| explain(mountpoint, error);
     let workers = Workers::start("agentfs-view", 4).map_err(failed)?;
+    let kernel = Arc::new(Kernel::default());
     let announced = Announced::new(attendant.clone());
-    let adapter = Adapter::new(view.clone(), workers, announced.clone());
+    let adapter = Adapter::new(view.clone(), workers, kernel.clone(), announced.clone());
     let session = fuser::spawn_mount(adapter, mountpoint, &config(&view)).map_err(failed)?;
+    kernel.attach(session.notifier());
     let cache = Invalidator::start(session.notifier()).map_err(failed)?;
     view.attach_kernel(Some(Arc::new(cache)));
-    Ok(MountedView { view, mountpoint: mountpoint.to_owned(), announced, session: Some(session) })
+    let mountpoint = mountpoint.to_owned();
+    Ok(MountedView { view, kernel, mountpoint, announced, session: Some(session) })
 }
 
 fn config(view: &View) -> Config {
@@ -237,6 +247,7 @@ fn invalidate_all(notifier: &Notifier, orders: &Receiver<Order>) {
         for cached in what {
             let told = match &cached {
                 Cached::Inode(ino) => notifier.inval_inode(INodeNo(*ino), 0, 0),
+                Cached::Attributes(ino) => notifier.inval_inode(INodeNo(*ino), -1, 0),
                 Cached::Entry(parent, name) => notifier.inval_entry(INodeNo(*parent), name),
             };
             if let Err(error) = told {

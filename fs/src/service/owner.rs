@@ -1,6 +1,7 @@
 //! The owner: one thread, all state.
 
 use super::gate::AgentGate;
+use super::sync::Ears;
 use super::waiters::Waiter;
 use super::{Job, Service, ServiceError};
 use crate::attendant::Attendant;
@@ -9,6 +10,7 @@ use crate::fuse::MountedView;
 use crate::gate::ViewControl as _;
 use crate::store::{Entry, Store};
 use crate::view::{Owner as FileOwner, Scratch, View};
+use crate::watch::BaseWatch;
 use agentfs_api::Workspace;
 use agentfs_api::types::LogEntry;
 use agentfs_core::config::{self, Config};
@@ -17,7 +19,7 @@ use agentfs_core::machine::{Command, Event, Machine, Reply, State};
 use agentfs_core::{AgentName, ClaimId, Timestamp};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 use tokio::sync::broadcast;
 
@@ -56,6 +58,9 @@ pub struct Owner {
     pub(super) config: Config,
     pub(super) scratch: Arc<Scratch>,
     pub(super) files: FileOwner,
+    pub(super) watch: Arc<BaseWatch>,
+    /// What the watch tells the owner through.
+    _ears: Arc<Ears>,
     pub(super) machine: Machine,
     pub(super) store: Store,
     pub(super) agents: BTreeMap<AgentName, Served>,
@@ -80,6 +85,9 @@ impl Owner {
         let scratch = Arc::new(Scratch::new(&workspace.root, &config.scratch)?);
         let files = crate::layout::owner_of(&workspace.root)
             .map_err(ServiceError::io("read", &workspace.root))?;
+        let (watch, ears) = (BaseWatch::start(&workspace.root), Arc::new(Ears(service.clone())));
+        let listener: Weak<Ears> = Arc::downgrade(&ears);
+        watch.subscribe(listener);
         Ok(Self {
             mountpoint,
             service,
@@ -88,6 +96,8 @@ impl Owner {
             config,
             scratch,
             files,
+            watch,
+            _ears: ears,
             machine,
             store,
             agents: BTreeMap::new(),

@@ -16,6 +16,7 @@ use crate::changeset;
 use crate::fuse::Announcing;
 use crate::gate::{Shift, ViewControl as _};
 use crate::layout::AgentDirs;
+use crate::watch::{BaseChanges, BaseListener};
 use agentfs_api::types::Synced;
 use agentfs_core::changeset::{BasedOn, FileKind, same_version};
 use agentfs_core::machine::{BaseFacts, Command, Reply};
@@ -89,6 +90,18 @@ impl Service {
             tracing::debug!(entries = ?walked.ok().flatten(), "walked a fresh view");
         }
         Ok(())
+    }
+}
+
+/// Hears from the watch on base what people change there by hand.
+pub(super) struct Ears(pub(super) Service);
+
+impl BaseListener for Ears {
+    fn base_changed(&self, changes: &BaseChanges) {
+        let changed = changes.paths.union(&changes.subtrees).cloned();
+        // Events were lost: anything may have changed.
+        let all = changes.all.then(RelPath::root);
+        self.0.base_changed(changed.chain(all).collect());
     }
 }
 

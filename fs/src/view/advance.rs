@@ -40,7 +40,9 @@ impl View {
             let _names = self.write_names();
             let pins = self.layers.root(Which::Pins).try_clone_to_owned()?;
             let base = self.layers.root(Which::Base).try_clone_to_owned()?;
-            self.drop_pins(&pins, Some(&base), &RelPath::root(), &mut walk)?;
+            let dropped = self.drop_pins(&pins, Some(&base), &RelPath::root(), &mut walk);
+            self.layers.forget_all();
+            dropped?;
             for shift in walk.shifts {
                 // What can't be looked at in the delta is the agent's own doing.
                 if self.is_covered(&shift.path).unwrap_or(true) {
