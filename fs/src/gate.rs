@@ -184,9 +184,6 @@ pub trait ViewControl: Send + Sync + 'static {
     /// an operation may be waiting at the gate in a directory that the kernel needs for it.
     fn settle(&self);
 
-    /// What a change of base at `paths` past this program changes in this view.
-    fn edited(&self, paths: &[RelPath]) -> std::io::Result<Vec<Shift>>;
-
     /// After `paths` of the delta (all that is not scratch, if none are given) have become part of
     /// base, or were discarded: removes them from the delta and makes the kernel forget what it
     /// cached.

@@ -142,7 +142,7 @@ fn a_sync_after_many_looks_shows_the_new_version_at_once(world: &World) {
         let script = format!("echo {round} >>shared.txt; mkdir -p made; echo x >made/{made}");
         world.agent("bob").run(&script).exits(0);
         sync(world, "alice");
-        text += &format!("{round}\n");
+        text.extend([round.to_string(), "\n".to_owned()]);
         let look = format!("stat -c %s shared.txt; cat shared.txt; ls made | grep -cx {made}");
         let seen = world.sh(&look).dir(&view).ok().out();
         assert_eq!(seen, format!("{}\n{text}1\n", text.len()), "round {round}");
@@ -163,6 +163,9 @@ fn a_human_s_edit_is_a_conflict_to_come_until_it_is_undone(world: &World) {
     world.sh("cp -p src/a.txt ../saved; echo human >>src/a.txt").ok();
     alice.tells("edited");
     alice.hears("explained");
+    eventually("the watch has told it", || {
+        (told(&world.log(), "conflict_comes") == 1).then_some(())
+    });
     let sentence =
         "alice's change to src/a.txt will conflict: somebody has changed it in base by hand";
     assert!(alice.kept("why").contains(sentence), "{}", alice.kept("why"));
@@ -219,11 +222,11 @@ fn an_apply_is_a_conflict_to_come_for_who_wrote_the_same_path(world: &World) {
 }
 
 /// Watches the whole view, and writes down what it hears.
-const WATCH: &str = r#"watch() {
+const WATCH: &str = r"watch() {
     inotifywait -q -m -r -e modify,create,delete,close_write,attrib,moved_to --format '%e %w%f' \
         --exclude '^\./\.git' . >>~/events 2>~/watching &
     until [ -s ~/events ]; do touch README.md; sleep 0.05; done
-}"#;
+}";
 
 fn hear(alice: &Agent, event: &str) {
     promptly(event, || alice.kept("events").lines().any(|line| line == event).then_some(()));
@@ -262,6 +265,11 @@ fn watchers_in_a_view_hear_what_a_sync_brings(world: &World) {
     let seen = world.sh("cat shared.txt made/deep/file made/another; ls -a src; ls docs || true");
     let seen = seen.dir(world.view("alice")).ok().out();
     assert_eq!(seen, "one\nbob\nnew\nmore\n.\n..\na.txt\nc.txt\n");
+    // What a person does shows at once, and is told too.
+    world.sh("echo human >>src/a.txt; echo h >src/new.txt; rm src/c.txt").ok();
+    for event in ["MODIFY ./src/a.txt", "CREATE ./src/new.txt", "DELETE ./src/c.txt"] {
+        hear(&alice, event);
+    }
     let locks = world.locks();
     assert!(locks.iter().all(|lock| lock.unit.to_string() == "README.md"), "{locks:?}");
     alice.tells("end");

@@ -26,7 +26,6 @@ pub use trust::Trust;
 
 use crate::fuse::Announcing;
 use crate::gate::Shift;
-use agentfs_core::RelPath;
 use protocol::{Done, Order, Warming, What, news_of};
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Write};
@@ -55,17 +54,9 @@ pub struct Skips {
     pub scratch: Vec<String>,
 }
 
-/// What there is to announce.
-enum Tidings {
-    /// What is known to have changed in the view.
-    Shifts(Vec<Shift>),
-    /// Paths that somebody has changed in base.
-    Edited(Vec<RelPath>),
-}
-
 enum Job {
     Warm(PathBuf, Skips),
-    Announce(Announcing, Tidings),
+    Announce(Announcing, Vec<Shift>),
 }
 
 /// Says when an order is done, by being dropped.
@@ -114,13 +105,7 @@ impl Attendant {
 
     /// Has watchers in the view told of `shifts`. Returns at once.
     pub fn announce(&self, view: Announcing, shifts: Vec<Shift>) -> Underway {
-        self.ask(Job::Announce(view, Tidings::Shifts(shifts)))
-    }
-
-    /// Has watchers in the view told of what somebody has changed in base at `paths`, as far as
-    /// the view shows it. Returns at once.
-    pub fn announce_edits(&self, view: Announcing, paths: Vec<RelPath>) -> Underway {
-        self.ask(Job::Announce(view, Tidings::Edited(paths)))
+        self.ask(Job::Announce(view, shifts))
     }
 
     fn ask(&self, job: Job) -> Underway {
@@ -202,17 +187,7 @@ impl Keeper {
                 let mountpoint = mountpoint.as_os_str().as_bytes().to_vec();
                 Some((Order { id, mountpoint, what }, None))
             }
-            Job::Announce(view, tidings) => {
-                let shifts = match tidings {
-                    Tidings::Shifts(shifts) => shifts,
-                    Tidings::Edited(paths) => match view.edited(&paths) {
-                        Ok(shifts) => shifts,
-                        Err(error) => {
-                            tracing::debug!(%error, "what was edited can't be told");
-                            return None;
-                        }
-                    },
-                };
+            Job::Announce(view, shifts) => {
                 let mut news = news_of(&shifts);
                 news.truncate(MOST_NEWS);
                 if news.is_empty() {

@@ -11,7 +11,7 @@ use super::answers::{Shown, answer_attr, answer_entry, failed};
 use super::convert::{file_attr, no_entry};
 use super::{Adapter, GENERATION};
 use crate::attendant::{Happened, News, Trust};
-use crate::gate::{Shift, ViewControl as _};
+use crate::gate::ViewControl as _;
 use crate::stat::kind_of;
 use crate::view::{Attr, FsError, View};
 use agentfs_core::RelPath;
@@ -82,11 +82,6 @@ impl Announcing {
     /// Waits a moment until the kernel has heard of what was changed in the view.
     pub fn settle(&self) {
         self.view.settle();
-    }
-
-    /// What a change of base at `paths` changes in this view.
-    pub fn edited(&self, paths: &[RelPath]) -> std::io::Result<Vec<Shift>> {
-        self.view.edited(paths)
     }
 
     /// The attendant is about to be told of `news` by order `id`.

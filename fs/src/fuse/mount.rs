@@ -94,6 +94,7 @@ impl MountedView {
     fn end(&mut self) -> io::Result<()> {
         let Some(session) = self.session.take() else { return Ok(()) };
         self.view.attach_kernel(None);
+        self.view.attach_teller(None);
         if !session.guard.is_finished() {
             detach(&self.mountpoint)?;
         }

@@ -274,7 +274,7 @@ impl Owner {
         // Before others hear of it: one of them may be a write of this very agent that waits.
         drop(still);
         self.command(Command::FinishApply { agent: agent.clone(), rebased })?;
-        let paths: Vec<RelPath> = applied.now.iter().map(|(path, _)| path.clone()).collect();
+        let paths: Vec<RelPath> = applied.now.keys().cloned().collect();
         self.compare_others(agent, &paths);
         self.refresh_idle_views();
         Ok(())

@@ -3,7 +3,7 @@
 use super::gate::AgentGate;
 use super::owner::{Served, read_config};
 use super::publish::Work;
-use super::{Owner, ServiceError, report};
+use super::{Owner, ServiceError, report, sync};
 use crate::changeset;
 use crate::fuse;
 use crate::gate::ViewControl;
@@ -101,8 +101,9 @@ impl Owner {
         if served.mounted.as_ref().is_none_or(fuse::MountedView::has_ended) {
             layout::make_private(&mountpoint)
                 .map_err(ServiceError::io("make the directory", &mountpoint))?;
-            served.mounted =
-                Some(fuse::mount(served.view.clone(), &mountpoint, self.attendant.trust())?);
+            let mounted = fuse::mount(served.view.clone(), &mountpoint, self.attendant.trust())?;
+            sync::tell_watchers(&self.attendant, &mounted);
+            served.mounted = Some(mounted);
         }
         served.gate.open();
         Ok(dirs)

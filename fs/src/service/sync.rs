@@ -13,18 +13,19 @@
 use super::{Owner, Service, ServiceError, report};
 use crate::attendant::{Attendant, Skips};
 use crate::changeset;
-use crate::fuse::Announcing;
+use crate::fuse::{Announcing, MountedView};
 use crate::gate::{Shift, ViewControl as _};
 use crate::layout::AgentDirs;
 use crate::watch::{BaseChanges, BaseListener};
 use agentfs_api::types::Synced;
-use agentfs_core::changeset::{BasedOn, FileKind, same_version};
+use agentfs_core::changeset::{BasedOn, Before, FileKind};
 use agentfs_core::machine::{BaseFacts, Command, Reply};
 use agentfs_core::{AgentName, RelPath};
 use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the answer to a sync waits for watchers to be told; then that goes on without it.
@@ -64,15 +65,15 @@ impl Service {
     }
 
     /// Somebody has changed base at `paths`, or below them: journals the conflicts that come of
-    /// it, each once, and tells watchers in the views that show it. Returns at once.
+    /// it, each once. Returns at once.
     pub fn base_changed(&self, paths: Vec<RelPath>) {
-        self.send(Box::new(move |owner| owner.base_has_changed(paths)));
+        self.send(Box::new(move |owner| owner.base_has_changed(&paths)));
     }
 
     /// Compares base with what all pending changes are based on. Blocks while it looks.
     pub fn look_for_conflicts(&self) -> Result<(), ServiceError> {
         for survey in self.ask_blocking(|owner| Ok(owner.surveys()))? {
-            let differing = survey.differing()?;
+            let differing = survey.differing();
             if !differing.is_empty() {
                 let agent = survey.agent;
                 self.ask_blocking(move |owner| owner.compare(&agent, None, &differing))?;
@@ -115,16 +116,12 @@ struct Survey {
 
 impl Survey {
     /// The paths at which a conflict comes or is gone that nobody knows of.
-    fn differing(&self) -> Result<Vec<RelPath>, ServiceError> {
-        let mut found = Vec::new();
-        for (path, before) in &self.based {
-            let facts = self.dirs.facts(path);
-            let conflicts = !same_version(facts.base, *before) && !facts.merges;
-            if conflicts != self.coming.contains(path) {
-                found.push(path.clone());
-            }
-        }
-        Ok(found)
+    fn differing(&self) -> Vec<RelPath> {
+        let differs = |(path, before): &(&RelPath, &Before)| {
+            self.dirs.facts(path).conflicts_with(**before) != self.coming.contains(*path)
+        };
+        let differing = self.based.iter().filter(differs);
+        differing.map(|(path, _)| path.clone()).collect()
     }
 }
 
@@ -200,16 +197,11 @@ impl Owner {
         }
     }
 
-    fn base_has_changed(&mut self, paths: Vec<RelPath>) {
+    fn base_has_changed(&mut self, paths: &[RelPath]) {
         let agents: Vec<AgentName> = self.state().agents.keys().cloned().collect();
         for agent in &agents {
-            if let Err(error) = self.compare(agent, None, &paths) {
+            if let Err(error) = self.compare(agent, None, paths) {
                 tracing::warn!(%agent, %error, "coming conflicts could not be looked for");
-            }
-        }
-        for served in self.agents.values() {
-            if let Some(mounted) = &served.mounted {
-                drop(self.attendant.announce_edits(mounted.announcing(), paths.clone()));
             }
         }
     }
@@ -254,6 +246,13 @@ impl Owner {
             Skips { base: self.workspace.root.clone(), scratch: self.config.scratch.clone() };
         Some(self.attendant.warm(mounted.mountpoint(), skips))
     }
+}
+
+/// Has watchers in a view that is served from now on hear of what people change in base.
+pub(super) fn tell_watchers(attendant: &Attendant, mounted: &MountedView) {
+    let (attendant, view) = (attendant.clone(), mounted.announcing());
+    let tell = move |edits| drop(attendant.announce(view.clone(), edits));
+    mounted.view().attach_teller(Some(Arc::new(tell)));
 }
 
 /// Of what was written: `path` and what is below it.

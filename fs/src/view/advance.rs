@@ -18,9 +18,16 @@ use rustix::fs::{self, AtFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, PoisonError};
 
 /// The one name at the root of the pins that is no old version of base.
 const GIT: &str = ".git";
+
+/// The most edits of one moment that watchers are told of: a checkout is more than they can take.
+const MOST_EDITS: usize = 1_024;
+
+/// Is told what people's edits of base change in a view.
+pub type Teller = dyn Fn(Vec<Shift>) + Send + Sync;
 
 /// What a walk over the pins has found.
 #[derive(Debug, Default)]
@@ -164,6 +171,24 @@ impl View {
             ino
         };
         Some((ino, self.getattr(ino, None).ok()))
+    }
+
+    /// Says who is told what people's edits of base change in this view; none after an unmount.
+    /// Called on the watch's thread: must not take long.
+    pub fn attach_teller(&self, teller: Option<Arc<Teller>>) {
+        *self.teller.lock().unwrap_or_else(PoisonError::into_inner) = teller;
+    }
+
+    /// What there is to tell of `paths`, which somebody has changed in base, and whom.
+    pub(super) fn edits_to_tell(&self, paths: &[RelPath]) -> Option<(Arc<Teller>, Vec<Shift>)> {
+        let teller = self.teller.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        match self.edited(&paths[..paths.len().min(MOST_EDITS)]) {
+            Ok(edits) => Some((teller, edits)).filter(|(_, edits)| !edits.is_empty()),
+            Err(error) => {
+                tracing::debug!(%error, "what was edited can't be told");
+                None
+            }
+        }
     }
 
     /// What has become of `paths`, which somebody has changed in base past the kernel, as far as

@@ -15,7 +15,7 @@
 use super::error::FsError;
 use super::layers::Which;
 use super::{View, notices, sys};
-use crate::gate::{Advanced, Shift, ViewControl};
+use crate::gate::{Advanced, ViewControl};
 use crate::watch::{BaseChanges, BaseListener};
 use agentfs_core::RelPath;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
@@ -292,6 +292,9 @@ impl View {
 impl BaseListener for View {
     /// Somebody has changed base by hand: what the view shows of it, the kernel must forget.
     fn base_changed(&self, changes: &BaseChanges) {
+        let changed: Vec<RelPath> = changes.paths.union(&changes.subtrees).cloned().collect();
+        // While it is still known what was there.
+        let edits = self.edits_to_tell(&changed);
         {
             // Whoever walks to a directory now has the old one kept before this, or the new one.
             let _names = self.write_names();
@@ -303,8 +306,10 @@ impl BaseListener for View {
         if changes.all {
             self.invalidate(None);
         } else {
-            let changed: Vec<RelPath> = changes.paths.union(&changes.subtrees).cloned().collect();
             self.invalidate(Some(&changed));
+        }
+        if let Some((tell, edits)) = edits {
+            tell(edits);
         }
     }
 }
@@ -339,10 +344,6 @@ impl ViewControl for View {
 
     fn settle(&self) {
         self.settle_kernel();
-    }
-
-    fn edited(&self, paths: &[RelPath]) -> io::Result<Vec<Shift>> {
-        Ok(View::edited(self, paths)?)
     }
 
     fn drop_from_delta(&self, paths: Option<&[RelPath]>) -> io::Result<()> {

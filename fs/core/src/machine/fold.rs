@@ -2,11 +2,11 @@
 //! recovery alike.
 
 use super::{
-    Agent, ClaimEnd, Coming, Event, INCIDENTS_KEPT, Incident, LeaseEnd, Machine, Outcome, Run,
-    State, Underway,
+    Agent, ClaimEnd, Event, Exit, INCIDENTS_KEPT, Incident, LeaseEnd, Machine, Outcome, Run, State,
+    Underway,
 };
 use crate::changeset::BasedOn;
-use crate::ids::AgentName;
+use crate::ids::{AgentName, RunId};
 use crate::locks::Claim;
 use crate::path::RelPath;
 use crate::time::Timestamp;
@@ -50,21 +50,11 @@ impl State {
                 self.begin(started);
             }
             Event::RunEnded { run, agent, exit, changed, why } => {
-                let ended = self.runs.get_mut(run).ok_or_else(|| misfit(run))?;
-                ended.ended = Some((at, *exit));
-                ended.outcome = Some(match changed {
+                let outcome = match changed {
                     0 => Outcome::Nothing,
                     _ => Outcome::Pending(why.clone()),
-                });
-                let agent = self.known_mut(agent)?;
-                agent.live = None;
-                agent.last_sign = at;
-                agent.pending = *changed > 0;
-                if !agent.pending {
-                    agent.based.clear();
-                }
-                agent.forget_settled();
-                self.forget_authors();
+                };
+                self.end(*run, agent, (at, *exit), outcome)?;
             }
             Event::Renewed { agent } => self.known_mut(agent)?.last_sign = at,
             Event::Granted { lease } => {
@@ -137,18 +127,8 @@ impl State {
                 self.settle(agent, &Outcome::Discarded)?;
             }
             Event::DeltaCleared { agent } => self.known_mut(agent)?.clearing = false,
-            Event::Synced { agent, version, .. } => {
-                let live = self.known_mut(agent)?.live;
-                if let Some(run) = live.and_then(|run| self.runs.get_mut(&run)) {
-                    run.base = *version;
-                }
-            }
-            Event::ConflictComes { agent, path, author } => {
-                let coming = Coming { since: at, author: author.clone() };
-                self.known_mut(agent)?.coming.insert(path.clone(), coming);
-            }
-            Event::ConflictGone { agent, path } => {
-                self.known_mut(agent)?.coming.remove(path);
+            Event::Synced { .. } | Event::ConflictComes { .. } | Event::ConflictGone { .. } => {
+                self.fold_moving(event, at)?;
             }
             Event::Sealed { agent } => self.known_mut(agent)?.sealed = true,
         }
@@ -166,7 +146,30 @@ impl State {
         self.runs.insert(run.id, run);
     }
 
-    fn known_mut(&mut self, agent: &AgentName) -> Result<&mut Agent, Misfit> {
+    fn end(
+        &mut self,
+        run: RunId,
+        agent: &AgentName,
+        ended: (Timestamp, Exit),
+        outcome: Outcome,
+    ) -> Result<(), Misfit> {
+        let pending = outcome != Outcome::Nothing;
+        let known = self.runs.get_mut(&run).ok_or_else(|| misfit(&run))?;
+        known.ended = Some(ended);
+        known.outcome = Some(outcome);
+        let agent = self.known_mut(agent)?;
+        agent.live = None;
+        agent.last_sign = ended.0;
+        agent.pending = pending;
+        if !pending {
+            agent.based.clear();
+        }
+        agent.forget_settled();
+        self.forget_authors();
+        Ok(())
+    }
+
+    pub(super) fn known_mut(&mut self, agent: &AgentName) -> Result<&mut Agent, Misfit> {
         self.agents.get_mut(agent).ok_or_else(|| misfit(agent))
     }
 

@@ -7,7 +7,7 @@
 //! Invariant: an agent's coming conflicts are always some of the paths in its
 //! [`based`](super::Agent::based).
 
-use super::{Agent, State};
+use super::{Agent, Event, Misfit, State};
 use crate::changeset::{Action, Before, same_version};
 use crate::ids::{AgentName, BaseVersion};
 use crate::path::RelPath;
@@ -57,7 +57,7 @@ pub struct BaseFacts {
 
 impl BaseFacts {
     /// Whether an apply of a change that is based on `before` would be refused.
-    fn conflicts_with(&self, before: Before) -> bool {
+    pub fn conflicts_with(&self, before: Before) -> bool {
         !same_version(self.base, before) && !self.merges
     }
 }
@@ -97,6 +97,27 @@ impl State {
     pub(super) fn with_authors(&self, moved: Vec<(RelPath, Action)>) -> Vec<Moved> {
         let tell = |(path, action)| Moved { author: self.recent.get(&path).cloned(), path, action };
         moved.into_iter().map(tell).collect()
+    }
+
+    /// Folds the events that this module is about; others change nothing here.
+    pub(super) fn fold_moving(&mut self, event: &Event, at: Timestamp) -> Result<(), Misfit> {
+        match event {
+            Event::Synced { agent, version, .. } => {
+                let live = self.known_mut(agent)?.live;
+                if let Some(run) = live.and_then(|run| self.runs.get_mut(&run)) {
+                    run.base = *version;
+                }
+            }
+            Event::ConflictComes { agent, path, author } => {
+                let coming = Coming { since: at, author: author.clone() };
+                self.known_mut(agent)?.coming.insert(path.clone(), coming);
+            }
+            Event::ConflictGone { agent, path } => {
+                self.known_mut(agent)?.coming.remove(path);
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Remembers who changed `paths` last, as long as a run may live whose view is older.
