@@ -170,6 +170,8 @@ impl Owner {
             return Err(ServiceError::Stopped);
         }
         let still = Still(self.agents.get(agent).map(|served| served.gate.stop_writes()));
+        // What has gone through until now.
+        self.collect(agent);
         self.refuse_while_written(agent, paths)?;
         Ok(still)
     }
