@@ -213,6 +213,8 @@ impl Owner {
         by: Option<&AgentName>,
         paths: &[RelPath],
     ) -> Result<(), ServiceError> {
+        // What its gate has let through by itself counts too.
+        self.collect(agent);
         let based = &self.state().agent(agent)?.based;
         let written: BTreeSet<&RelPath> =
             paths.iter().flat_map(|path| at_and_below(based, path)).collect();
@@ -230,7 +232,8 @@ impl Owner {
     }
 
     /// What there is to compare. An agent whose directories are gone has nothing to lose.
-    fn surveys(&self) -> Vec<Survey> {
+    fn surveys(&mut self) -> Vec<Survey> {
+        self.collect_all();
         let with_changes = self.state().agents.iter().filter(|(_, a)| !a.based.is_empty());
         let survey = |(name, agent): (&AgentName, &agentfs_core::machine::Agent)| {
             let dirs = Compared::open(&self.workspace.root, &self.delta_of(name)).ok()?;
