@@ -35,7 +35,7 @@ pub use error::{FsError, ViewError};
 pub use nodes::ROOT;
 pub use notices::{DIRECTORY_INO, is_virtual, is_virtual_path};
 pub use read::{Attr, DirEntry, DirList, Opened};
-pub use scratch::{Scratch, ScratchError};
+pub use scratch::{Found, Scratch, ScratchError};
 pub use write::Creation;
 
 use crate::gate::Gate;
