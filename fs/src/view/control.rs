@@ -58,7 +58,7 @@ impl View {
     }
 
     /// Makes the kernel forget `paths`, or all, soon.
-    fn invalidate(&self, paths: Option<&[RelPath]>) {
+    pub(super) fn invalidate(&self, paths: Option<&[RelPath]>) {
         let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(kernel) = kernel else { return };
         let mut what = Vec::new();
@@ -189,7 +189,7 @@ impl View {
 
     /// Removes one path from the delta, and the directories above it that the delta had only for
     /// its sake.
-    fn drop_one(&self, path: &RelPath) -> Result<(), FsError> {
+    pub(super) fn drop_one(&self, path: &RelPath) -> Result<(), FsError> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
         let root = self.layers.root(Which::Delta);
         let dir = match sys::dir_beneath(root, &parent) {

@@ -101,6 +101,11 @@ impl Layers {
         Self { root: MergedDir { dirs, format } }
     }
 
+    /// Whose attributes the format has.
+    pub(super) fn format(&self) -> Format {
+        self.root.format
+    }
+
     /// The root directory of one layer.
     pub(super) fn root(&self, which: Which) -> BorrowedFd<'_> {
         match &self.root.dirs[which as usize] {

@@ -17,6 +17,7 @@ mod control;
 mod copy_up;
 mod delta;
 mod error;
+mod foreign;
 mod handles;
 mod layers;
 mod nodes;
@@ -42,6 +43,7 @@ use crate::gate::Gate;
 use agentfs_core::{AgentName, RelPath};
 use copy_up::Copying;
 use delta::Delta;
+use foreign::Foreign;
 use handles::Handles;
 use layers::{Format, Layers};
 use nodes::{Facts, Nodes};
@@ -102,6 +104,7 @@ pub struct View {
     names: RwLock<()>,
     nodes: Mutex<Nodes>,
     handles: Handles,
+    foreign: Foreign,
     kernel: Mutex<Option<Arc<dyn KernelCache>>>,
 }
 
@@ -154,6 +157,7 @@ impl View {
             names: RwLock::new(()),
             nodes: Mutex::new(Nodes::new(facts)),
             handles: Handles::default(),
+            foreign: Foreign::default(),
             kernel: Mutex::new(None),
         }))
     }

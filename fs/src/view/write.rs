@@ -338,7 +338,7 @@ impl View {
     }
 
     /// Owner and mode of something new.
-    fn own(
+    pub(super) fn own(
         &self,
         dir: BorrowedFd<'_>,
         name: &OsStr,
