@@ -252,7 +252,7 @@ fn try_sandbox() -> Result<Ended, RunError> {
     let started = place.started()?;
     let spec = Spec::gather(&started, vec!["true".into()], &[])?;
     let sandbox = Sandbox::launch(&Plan::of(&spec, Stdio::Inherited))?;
-    Ok(sandbox.supervise(&signals)?)
+    Ok(sandbox.supervise(&signals, |_| {})?)
 }
 
 /// Everything that a sandbox shows of a workspace, empty; gone when dropped.
@@ -295,6 +295,7 @@ impl Place {
             socket: self.top.join("sockets/probe"),
             run_as: self.run_as,
             heartbeat: Span(Duration::from_secs(10)),
+            scratch: None,
         })
     }
 }
