@@ -6,6 +6,13 @@ use crate::layout::AgentDirs;
 use crate::view::Found;
 use agentfs_api::types::{ScratchDirectory, ScratchMounts, ScratchOwner};
 use agentfs_core::{AgentName, RelPath, RunId};
+use std::path::PathBuf;
+
+/// Where something is mounted.
+fn mountpoints() -> procfs::ProcResult<Vec<PathBuf>> {
+    let mounts = procfs::process::Process::myself()?.mountinfo()?;
+    Ok(mounts.0.into_iter().map(|mount| mount.mount_point).collect())
+}
 
 /// The most directories that are mounted for one run; each costs its start some 0.2 ms. The view
 /// serves the others.
@@ -22,10 +29,15 @@ impl Owner {
     ) -> Option<ScratchMounts> {
         let view = &self.agents.get(agent)?.view;
         let own = [&self.workspace.state_dir, &self.workspace.runtime_dir, &self.mountpoint];
+        let mounts = mountpoints().inspect_err(|error| {
+            tracing::warn!(%agent, %error, "no scratch is mounted");
+        });
+        let mounts = mounts.ok()?;
         let ready = |found: &Found| {
             let at = self.workspace.root.join(found.path.to_path_buf());
-            // A layer must not lie in another one.
-            if own.iter().any(|own| own.starts_with(&at)) {
+            // A layer must not lie in another one. And overlayfs sees no mounts in its layers.
+            let in_it = |path: &&PathBuf| path.starts_with(&at);
+            if own.iter().any(in_it) || mounts.iter().any(|path| in_it(&path)) {
                 return None;
             }
             let over_base = view.prepare_mount(found).unwrap_or_else(|error| {

@@ -254,7 +254,10 @@ impl View {
             let path = at.join(&name);
             let Some(stat) = sys::stat_at(dir, &name)? else { continue };
             let is_dir = sys::is_dir(&stat);
-            if self.is_scratch(&path, is_dir) {
+            // That a directory is gone is as private as the directory was.
+            let was_dir = sys::is_whiteout(&stat)
+                && self.layers.stat_in(Which::Base, &path)?.is_some_and(|it| sys::is_dir(&it));
+            if self.is_scratch(&path, is_dir || was_dir) {
                 continue;
             }
             if is_dir {
