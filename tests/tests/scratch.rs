@@ -12,6 +12,7 @@ in_both_worlds!(
     the_view_shows_the_same_tree,
     it_is_private_and_stays,
     a_mounted_directory_can_be_removed_and_made_again,
+    what_an_agent_made_is_mounted_next_time,
     a_mounted_directory_can_be_moved_away,
     names_of_any_bytes_are_mounted,
     no_change_set_has_it,
@@ -187,6 +188,21 @@ fn a_mounted_directory_can_be_removed_and_made_again(world: &World) {
     assert_eq!(done.out(), "overlayfs\nsrc:\na.txt\nb.txt\nc.txt\n\ntarget:\nnew\nnew\n");
     let gone = world.agent("alice").run("ls -d target src/target").exits(2);
     assert_eq!(gone.out(), "");
+}
+
+fn what_an_agent_made_is_mounted_next_time(world: &World) {
+    let script = "mkdir -p src/target/x new/target; echo a >src/target/a; echo b >new/target/b";
+    world.agent("alice").run(script).exits(0);
+    let script = format!("{KIND} src/target new/target; cat src/target/a new/target/b");
+    let done = world.agent("alice").run(&script).exits(0);
+    assert_eq!(done.out(), "overlayfs\noverlayfs\na\nb\n");
+    // A mount never moves to where it is not scratch, nor a directory over one that is.
+    let script = "mv src/target src/other; cat src/other/a; rm -r src/other; mkdir new.tmp; \
+                  echo c >new.tmp/c; mv new.tmp new/tmp; mv new/target new/t2; \
+                  mkdir -p out.tmp/target && rm -rf new/t2 && mv -T out.tmp/target new/target; \
+                  mv new newer; ls newer newer/target";
+    let done = world.agent("alice").run(script);
+    assert_eq!(done.out(), "a\nnewer:\ntarget\ntmp\n\nnewer/target:\n", "{done}");
 }
 
 fn a_mounted_directory_can_be_moved_away(world: &World) {

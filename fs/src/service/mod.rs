@@ -81,8 +81,10 @@ impl Service {
     /// Registers a run and serves its view. Looking for scratch in base may take long, so that is
     /// done while the owner serves others.
     pub async fn start_run(&self, request: StartRun) -> Result<StartedRun, ServiceError> {
-        let scratch = self.ask(Owner::fresh_scratch).await?;
-        let found = tokio::task::spawn_blocking(move || scratch.find(mounts::MOST)).await;
+        let agent = request.agent.clone();
+        let (scratch, delta) = self.ask(move |owner| owner.fresh_scratch(agent.as_ref())).await?;
+        let look = move || scratch.find(mounts::MOST, delta.as_deref());
+        let found = tokio::task::spawn_blocking(look).await;
         let found = found.unwrap_or_default();
         self.ask(move |owner| owner.start_run(request, &found)).await
     }

@@ -16,6 +16,7 @@ use agentfs_core::changeset::ChangeSet;
 use agentfs_core::config::{Publish, Span};
 use agentfs_core::machine::{Command, Exit, Policy, Reply};
 use agentfs_core::{AgentName, RelPath, RunId};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,10 +94,14 @@ impl Owner {
         }
     }
 
-    /// What counts as scratch, by the configuration as it is now.
-    pub(super) fn fresh_scratch(&mut self) -> Result<Arc<Scratch>, ServiceError> {
+    /// What counts as scratch, by the configuration as it is now; and the agent's delta.
+    pub(super) fn fresh_scratch(
+        &mut self,
+        agent: Option<&AgentName>,
+    ) -> Result<(Arc<Scratch>, Option<PathBuf>), ServiceError> {
         self.reread_config()?;
-        Ok(self.scratch.clone())
+        let delta = agent.map(|agent| AgentDirs::of(&self.workspace, agent).delta);
+        Ok((self.scratch.clone(), delta))
     }
 
     fn reread_config(&mut self) -> Result<(), ServiceError> {

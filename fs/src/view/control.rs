@@ -78,7 +78,10 @@ impl View {
                     let Some((parent, name)) = at.parent().zip(at.file_name()) else { break };
                     if let Some(parent) = nodes.ino(&parent) {
                         what.push(Cached::Inode(parent));
-                        what.push(Cached::Entry(parent, name.to_owned()));
+                        // With the name of a directory the kernel forgets what is mounted there.
+                        if !self.holds_mounts(&at) {
+                            what.push(Cached::Entry(parent, name.to_owned()));
+                        }
                         break;
                     }
                 }

@@ -40,6 +40,17 @@ impl View {
         self.foreign.has(path)
     }
 
+    /// Whether one of them is at or below `path`.
+    pub(super) fn holds_mounts(&self, path: &RelPath) -> bool {
+        self.foreign().iter().any(|foreign| path.contains(foreign))
+    }
+
+    /// What is at `path` from now on is the view's.
+    pub(super) fn forget_mount(&self, path: &RelPath) {
+        let mut paths = self.foreign.0.write().unwrap_or_else(PoisonError::into_inner);
+        paths.retain(|foreign| foreign != path);
+    }
+
     /// Whether the delta's attributes are those that everyone may set.
     pub fn has_user_format(&self) -> bool {
         self.layers.format() == Format::User

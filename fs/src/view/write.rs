@@ -236,6 +236,8 @@ impl View {
             self.remove_name(path, &place, &entry)?;
             self.nodes().detach(path, orphan);
         }
+        // The kernel unmounts what was mounted on it.
+        self.forget_mount(path);
         self.forget_if_as_in_base(path, true);
         Ok(())
     }

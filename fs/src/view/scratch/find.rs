@@ -41,14 +41,21 @@ struct Waiting {
 
 impl Scratch {
     /// The top-most scratch directories, at most `most`: those with directories in them before
-    /// those without, which are small; then those nearest the root. Reads all directories of base
-    /// that are not scratch, and blocks as long.
-    pub fn find(&self, most: usize) -> Vec<Found> {
-        let mut found = self.walk();
+    /// those without, which are small; then those nearest the root. Those of an agent's `delta`
+    /// too, which base need not have. Reads all directories that are not scratch, and blocks as
+    /// long.
+    pub fn find(&self, most: usize, delta: Option<&Path>) -> Vec<Found> {
+        let mut found = self.walk(&self.base);
+        if let Some(delta) = delta {
+            let own = self.walk(delta);
+            found.extend(own.into_iter().filter(|path| !found.contains(path)).collect::<Vec<_>>());
+        }
         let size = |path: &RelPath| {
             // A file system that does not count the directories in a directory says 1.
-            let links = self.base.join(path.to_path_buf()).symlink_metadata().map(|it| it.nlink());
-            links.is_ok_and(|links| links == 2)
+            let links =
+                |top: &Path| Some(top.join(path.to_path_buf()).symlink_metadata().ok()?.nlink());
+            let tops = [Some(self.base.as_path()), delta];
+            tops.into_iter().flatten().filter_map(links).all(|links| links == 2)
         };
         found.sort_by_cached_key(|path| (size(path), path.components().count()));
         let named = self.named.iter().map(|path| Found { path: path.clone(), named: true });
@@ -62,8 +69,8 @@ impl Scratch {
         all
     }
 
-    /// All of them, nearest the root first.
-    fn walk(&self) -> Vec<RelPath> {
+    /// All that the layer at `top` has, nearest the root first.
+    fn walk(&self, top: &Path) -> Vec<RelPath> {
         let mut found = Vec::new();
         let mut looked_into = 0;
         let root = Waiting { path: RelPath::root(), level: None, ignored: false };
@@ -76,7 +83,9 @@ impl Scratch {
             }
             let full =
                 if path.is_root() { self.base.clone() } else { self.base.join(path.to_path_buf()) };
-            let (names, has_rules) = directories(&full);
+            let (names, has_rules) = directories(&top.join(path.to_path_buf()));
+            // The rules are base's, which a listing of another layer does not tell of.
+            let has_rules = has_rules || top != self.base;
             let own = has_rules.then(|| self.rules(&full, &full.join(".gitignore"))).flatten();
             let level = match own {
                 Some(rules) => Some(Arc::new(Level { rules, above: level })),
@@ -152,7 +161,7 @@ mod tests {
     fn found(dir: &tempfile::TempDir, patterns: &[&str], most: usize) -> Vec<String> {
         let patterns: Vec<String> = patterns.iter().map(|&it| it.to_owned()).collect();
         let scratch = Scratch::new(dir.path(), &patterns).unwrap();
-        let found = scratch.find(most);
+        let found = scratch.find(most, None);
         for one in &found {
             assert!(scratch.is_scratch(&one.path, true), "{one:?}");
         }
