@@ -32,9 +32,7 @@ pub fn build(
     overlays: impl FnOnce() -> overlay::Made,
 ) -> Result<(NewRoot, overlay::Unmounted), SandboxError> {
     let top = Path::new("/");
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, top, None::<&str>, private, None::<&str>)
-        .map_err(|cause| failed("the private mount table", top, cause))?;
+    keep_to_itself()?;
     let prepared: Vec<Prepared<'_>> =
         steps.iter().map(prepare).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
     let overlays = overlays();
@@ -43,6 +41,14 @@ pub fn build(
         step.attach()?;
     }
     Ok((NewRoot(()), overlays.attach()))
+}
+
+/// Whatever is mounted from now on is so in this process's namespace alone.
+pub fn keep_to_itself() -> Result<(), SandboxError> {
+    let top = Path::new("/");
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, top, None::<&str>, private, None::<&str>)
+        .map_err(|cause| failed("the private mount table", top, cause))
 }
 
 /// A step with what it needs of the host in hand.

@@ -72,6 +72,11 @@ pub fn make(scratch: &Scratch, owners: Option<io::Result<OwnedFd>>) -> Made {
 }
 
 impl Made {
+    /// Why one of them could not be made.
+    pub fn first_refusal(&self) -> Option<&str> {
+        self.unmounted.first().map(|(_, why)| why.as_str())
+    }
+
     /// Puts each over the view, which must be in place.
     pub fn attach(self) -> Unmounted {
         let Self { root, mounts, mut unmounted } = self;
