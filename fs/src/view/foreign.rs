@@ -11,44 +11,73 @@ use super::layers::{Format, Which};
 use super::{Creation, Found, View, sys};
 use agentfs_core::RelPath;
 use rustix::fs::{FileType, Mode};
-use std::sync::{PoisonError, RwLock};
+use std::collections::BTreeSet;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The paths that are mounted elsewhere, with all below them.
 #[derive(Debug, Default)]
 pub(super) struct Foreign(RwLock<Vec<RelPath>>);
 
 impl Foreign {
-    fn has(&self, path: &RelPath) -> bool {
-        let paths = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        paths.iter().any(|foreign| foreign.contains(path))
+    /// Whether `path` is one of them or lies below one.
+    pub(super) fn has(&self, path: &RelPath) -> bool {
+        self.read().iter().any(|foreign| foreign.contains(path))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Vec<RelPath>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Vec<RelPath>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl View {
     /// Says which directories are changed past the view from now on; none if none.
     pub fn set_foreign(&self, paths: Vec<RelPath>) {
-        *self.foreign.0.write().unwrap_or_else(PoisonError::into_inner) = paths;
+        let _names = self.write_names();
+        for path in &paths {
+            self.layers.forget(path);
+        }
+        *self.layers.foreign().write() = paths;
     }
 
     /// Those directories.
     pub fn foreign(&self) -> Vec<RelPath> {
-        self.foreign.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.layers.foreign().read().clone()
     }
 
     /// Whether `path` is one of them or lies below one.
     pub fn is_foreign(&self, path: &RelPath) -> bool {
-        self.foreign.has(path)
+        self.layers.foreign().has(path)
+    }
+
+    /// Whether the node is one of them: then its name is the view's, but what it is like is not.
+    pub fn is_mount(&self, ino: u64) -> bool {
+        if self.layers.foreign().read().is_empty() {
+            return false;
+        }
+        self.path_of(ino).is_ok_and(|path| self.layers.foreign().read().contains(&path))
     }
 
     /// Whether one of them is at or below `path`.
     pub(super) fn holds_mounts(&self, path: &RelPath) -> bool {
-        self.foreign().iter().any(|foreign| path.contains(foreign))
+        self.layers.foreign().read().iter().any(|foreign| path.contains(foreign))
+    }
+
+    /// The nodes of them and of the directories above them. If the kernel forgets the name of one
+    /// of these, it unmounts what is below.
+    pub(super) fn nodes_of_mounts(&self) -> BTreeSet<u64> {
+        let mounts = self.foreign();
+        let nodes = self.nodes();
+        let on_the_way = mounts.iter().flat_map(RelPath::ancestors);
+        on_the_way.filter_map(|path| nodes.ino(&path)).collect()
     }
 
     /// What is at `path` from now on is the view's.
     pub(super) fn forget_mount(&self, path: &RelPath) {
-        let mut paths = self.foreign.0.write().unwrap_or_else(PoisonError::into_inner);
-        paths.retain(|foreign| foreign != path);
+        self.layers.foreign().write().retain(|foreign| foreign != path);
     }
 
     /// Whether the delta's attributes are those that everyone may set.
@@ -89,7 +118,7 @@ impl View {
         }
         let (uid, gid) = self.owner.shown;
         let creation = Creation { uid, gid, mode: 0o755 };
-        let (staged, ()) = self.delta.stage(|work, temp| {
+        let (staged, _) = self.delta.stage(|work, temp| {
             rustix::fs::mkdirat(work, temp, Mode::RWXU)?;
             self.own(work, temp, creation, FileType::Directory)
         })?;
@@ -106,7 +135,10 @@ impl View {
         let _names = self.write_names();
         for path in paths {
             match self.layers.dir(&path) {
-                Ok(dir) if dir.layer(Which::Base).is_some() => self.drop_one(&path)?,
+                Ok(dir) if dir.layer(Which::Base).is_some() => {
+                    self.drop_one(&path)?;
+                    self.layers.forget_all();
+                }
                 Ok(_) | Err(FsError::NotFound | FsError::NotDirectory) => {}
                 Err(error) => return Err(error),
             }

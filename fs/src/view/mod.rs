@@ -13,13 +13,16 @@
 //! asked or the kernel is notified.
 
 mod attr;
+mod caching;
 mod control;
 mod copy_up;
 mod delta;
 mod error;
+mod figures;
 mod foreign;
 mod handles;
 mod layers;
+mod listing;
 mod nodes;
 mod notices;
 mod read;
@@ -33,23 +36,28 @@ mod write;
 pub use attr::{Changes, SetTime};
 pub use control::{Cached, KernelCache};
 pub use error::{FsError, ViewError};
+pub use figures::Figures;
+pub use listing::{DOTS, DirEntry, Listing};
 pub use nodes::ROOT;
 pub use notices::{DIRECTORY_INO, is_virtual, is_virtual_path};
-pub use read::{Attr, DirEntry, DirList, Opened};
+pub use read::{Attr, Caching, Opened};
 pub use scratch::{Found, Scratch, ScratchError};
 pub use write::Creation;
 
 use crate::gate::Gate;
+use crate::watch::{BaseListener, BaseWatch};
 use agentfs_core::{AgentName, RelPath};
 use copy_up::Copying;
 use delta::Delta;
-use foreign::Foreign;
+use figures::Copied;
 use handles::Handles;
 use layers::{Format, Layers};
+use listing::Listings;
 use nodes::{Facts, Nodes};
 use rustix::fs::{Mode, XattrFlags};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Whose files a view shows as whose.
@@ -90,6 +98,8 @@ pub struct ViewSpec {
     pub owner: Owner,
     /// Which paths are private and never locked.
     pub scratch: Arc<Scratch>,
+    /// What tells of changes that people make in base.
+    pub watch: Arc<BaseWatch>,
 }
 
 /// One agent's file system.
@@ -101,10 +111,12 @@ pub struct View {
     scratch: Arc<Scratch>,
     gate: Arc<dyn Gate>,
     copying: Copying,
+    copied: Copied,
     names: RwLock<()>,
     nodes: Mutex<Nodes>,
     handles: Handles,
-    foreign: Foreign,
+    listings: Listings,
+    passthrough: AtomicBool,
     kernel: Mutex<Option<Arc<dyn KernelCache>>>,
 }
 
@@ -146,20 +158,25 @@ impl View {
             in_delta: false,
             wanted: None,
         };
-        Ok(Arc::new(Self {
+        let view = Arc::new(Self {
             agent: spec.agent,
-            layers: Layers::new(delta, pins, base, format),
+            layers: Layers::new([delta, pins, base], format, spec.watch.clone()),
             delta: writer,
             owner: spec.owner,
             scratch: spec.scratch,
             gate,
             copying: Copying::default(),
+            copied: Copied::default(),
             names: RwLock::new(()),
             nodes: Mutex::new(Nodes::new(facts)),
             handles: Handles::default(),
-            foreign: Foreign::default(),
+            listings: Listings::default(),
+            passthrough: AtomicBool::new(false),
             kernel: Mutex::new(None),
-        }))
+        });
+        let listener: Arc<dyn BaseListener> = view.clone();
+        spec.watch.subscribe(Arc::downgrade(&listener));
+        Ok(view)
     }
 
     /// Whose view it is.
