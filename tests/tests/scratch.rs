@@ -314,16 +314,29 @@ fn what_can_not_be_mounted_is_served_by_the_view(world: &World) {
 
 fn base_may_change_meanwhile(world: &World) {
     world.sh(BUILD).ok();
-    let script = "cat target/debug/out; tell ready; await go; find target >/dev/null; cat target/b; \
-                  echo mine >target/debug/out; rm -f target/late; echo mine >target/mine; exit 0";
-    let mut alice = world.agent("alice").start(script);
-    alice.hears("ready");
-    world.sh("rm -r target/debug/deps; echo new >target/b; echo late >target/late; mv target/link target/l; echo x >target/debug/out").ok();
+    let seen = |text: &str| format!("until grep -q {text} shared.txt; do sleep 0.02; done");
+    let script = format!(
+        "cat target/debug/out; tell one; {}; {KIND} target; find target >/dev/null; cat target/b; \
+         echo mine >target/debug/out; rm -f target/late; echo mine >target/mine; tell two; {}; \
+         {KIND} target; cat target/mine; echo more >target/more; ls target >/dev/null; exit 0",
+        seen("first"),
+        seen("second"),
+    );
+    let mut alice = world.agent("alice").start(&script);
+    alice.hears("one");
+    let change = "rm -r target/debug/deps; echo new >target/b; echo late >target/late; \
+                  mv target/link target/l; echo x >target/debug/out; chmod 0750 target; \
+                  echo first >>shared.txt";
+    world.sh(change).ok();
     let base = listing(world, "target");
-    alice.tells("go");
-    alice.finish().exits(0);
+    alice.hears("two");
     assert_eq!(listing(world, "target"), base);
-    world.agent("alice").run("cat target/mine; find target").exits(0);
+    world.sh("rm -r target; mkdir -p target/again; echo second >>shared.txt").ok();
+    let base = listing(world, "target");
+    let done = alice.finish().exits(0);
+    assert_eq!(done.out().matches("overlayfs\n").count(), 2, "it stays mounted: {done}");
+    assert_eq!(listing(world, "target"), base);
+    world.agent("alice").run("cat target/mine target/more; find target").exits(0);
     world.sh("rm -r target").ok();
     assert_eq!(world.agent("alice").run("cat target/mine").exits(0).out(), "mine\n");
 }

@@ -160,6 +160,9 @@ impl Layers {
         for (layer, fd) in [("lowerdir", &lower), ("upperdir", &upper), ("workdir", &work)] {
             fsconfig_set_string(&context, layer, format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
         }
+        // Else the end of each mount, and so of each run, waits until the whole file system below
+        // is on the disk, with whatever others are writing there.
+        fsconfig_set_flag(&context, "volatile")?;
         if user_format {
             fsconfig_set_flag(&context, "userxattr")?;
         }
