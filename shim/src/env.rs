@@ -41,9 +41,39 @@ pub fn inside(
     env
 }
 
+/// Has git take the repository at `worktree` for one of the user's own, whoever owns it.
+pub fn let_git_trust(env: &mut Vec<(OsString, OsString)>, worktree: &Path) {
+    const COUNT: &str = "GIT_CONFIG_COUNT";
+    let counted = env.iter().position(|(name, _)| name == COUNT);
+    let count = counted.and_then(|at| env.swap_remove(at).1.to_str()?.parse().ok()).unwrap_or(0u32);
+    env.push((COUNT.into(), (count + 1).to_string().into()));
+    env.push((format!("GIT_CONFIG_KEY_{count}").into(), "safe.directory".into()));
+    env.push((format!("GIT_CONFIG_VALUE_{count}").into(), worktree.into()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn git_trusts_one_directory_more() {
+        let mut env = Vec::new();
+        let_git_trust(&mut env, Path::new("/a"));
+        let_git_trust(&mut env, Path::new("/b"));
+        env.sort();
+        let text: Vec<String> =
+            env.iter().map(|(k, v)| format!("{}={}", k.display(), v.display())).collect();
+        assert_eq!(
+            text,
+            [
+                "GIT_CONFIG_COUNT=2",
+                "GIT_CONFIG_KEY_0=safe.directory",
+                "GIT_CONFIG_KEY_1=safe.directory",
+                "GIT_CONFIG_VALUE_0=/a",
+                "GIT_CONFIG_VALUE_1=/b",
+            ]
+        );
+    }
 
     #[test]
     fn the_users_environment_passes_without_the_ways_out() {

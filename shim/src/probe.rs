@@ -295,6 +295,7 @@ impl Place {
             socket: self.top.join("sockets/probe"),
             run_as: self.run_as,
             heartbeat: Span(Duration::from_secs(10)),
+            places: Vec::new(),
         })
     }
 }

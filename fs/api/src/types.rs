@@ -247,6 +247,21 @@ pub struct StartedRun {
     pub run_as: Option<(u32, u32)>,
     /// How often to send a heartbeat.
     pub heartbeat: Span,
+    /// What else the sandbox has to show for the repository to work.
+    #[serde(default)]
+    pub places: Vec<Place>,
+}
+
+/// A directory of the host that a sandbox shows, beside the view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Where it is outside.
+    pub from: PathBuf,
+    /// Where it is to be inside.
+    pub at: PathBuf,
+    /// Whether it can be written to; only what is private to the agent can.
+    #[serde(default)]
+    pub writable: bool,
 }
 
 /// `POST /v1/runs/RUN/end`.

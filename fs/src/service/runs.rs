@@ -11,7 +11,7 @@ use crate::identity;
 use crate::layout::{self, AgentDirs};
 use crate::process;
 use crate::view::{Scratch, View, ViewSpec};
-use agentfs_api::types::{Outcome, RunSummary, StartRun, StartedRun};
+use agentfs_api::types::{Outcome, Place, RunSummary, StartRun, StartedRun};
 use agentfs_core::changeset::ChangeSet;
 use agentfs_core::config::{Publish, Span};
 use agentfs_core::machine::{Command, Exit, Policy, Reply};
@@ -39,7 +39,7 @@ impl Owner {
         let started = self.command(Command::StartRun { agent, argv, policy, process })?;
         let Reply::Started(run, agent) = started else { return Err(ServiceError::Stopped) };
         match self.begin_view(run, &agent) {
-            Ok(dirs) => Ok(self.started(run, agent, dirs)),
+            Ok((dirs, places)) => Ok(self.started(run, agent, dirs, places)),
             Err(error) => {
                 // What earlier runs of the agent left is still there.
                 let found = self.changes_of(&agent);
@@ -49,23 +49,28 @@ impl Owner {
         }
     }
 
-    /// The view of a run that begins: with base's `.git`, unless changes are still pending that the
-    /// agent's own may belong to.
-    fn begin_view(&mut self, run: RunId, agent: &AgentName) -> Result<AgentDirs, ServiceError> {
+    /// The view of a run that begins, and what the sandbox has to show beside it.
+    fn begin_view(
+        &mut self,
+        run: RunId,
+        agent: &AgentName,
+    ) -> Result<(AgentDirs, Vec<Place>), ServiceError> {
         self.clear_discarded(agent)?;
-        if !self.state().agent(agent)?.may_have_changes() {
-            let dirs = self.open_view(agent)?;
-            let aside = dirs.set_git_aside(run);
-            aside.map_err(ServiceError::io("set aside the old .git in", &dirs.delta))?;
-        }
+        let places = self.begin_git(run, agent)?;
         let dirs = self.serve(agent)?;
         if let Err(error) = identity::seed(&dirs.home, &self.workspace.root, self.files.shown) {
             tracing::warn!(%agent, %error, "the agent's home has no git identity");
         }
-        Ok(dirs)
+        Ok((dirs, places))
     }
 
-    fn started(&self, run: RunId, agent: AgentName, dirs: AgentDirs) -> StartedRun {
+    fn started(
+        &self,
+        run: RunId,
+        agent: AgentName,
+        dirs: AgentDirs,
+        places: Vec<Place>,
+    ) -> StartedRun {
         let heartbeat = (self.config.ttl.0 / HEARTBEATS_PER_TTL).min(LONGEST_HEARTBEAT);
         StartedRun {
             run,
@@ -76,6 +81,7 @@ impl Owner {
             run_as: rustix::process::geteuid().is_root().then_some(self.files.shown),
             heartbeat: Span(heartbeat.max(Duration::from_millis(100))),
             agent,
+            places,
         }
     }
 
@@ -239,6 +245,9 @@ impl Owner {
             }
         }
         self.end_stale_waits()?;
+        if let Err(error) = self.forget_idle_gits() {
+            tracing::error!(%error, "copies of the repository that nobody needs are still there");
+        }
         self.commit();
         Ok(())
     }

@@ -109,6 +109,11 @@ impl Delta {
         staged.exchange(dir, name)
     }
 
+    /// The attribute that [`Delta::set_opaque`] sets.
+    pub(super) fn opaque_attribute(&self) -> &'static str {
+        self.format.opaque()
+    }
+
     /// Hides what lower layers have below the directory.
     pub(super) fn set_opaque(&self, dir: impl AsFd) -> Result<(), FsError> {
         let path = sys::proc_path(&dir);

@@ -1,0 +1,295 @@
+//! Makes one directory like others: by copying, or by hard links.
+//!
+//! What is there already from the last time and still the same is left alone, so that doing it
+//! again costs no more than looking. What the sources do not have is removed. The sources may
+//! change meanwhile: then `vanished` says so, and whoever asked does it again.
+
+use super::GitError;
+use super::dirs::Dir;
+use rustix::fs::{self, AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// How files get into the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// As files of their own, with mode and times of the source.
+    Copy,
+    /// As the same files under another name; copied where a file can't have one more name.
+    Link,
+}
+
+/// What was not done.
+#[derive(Debug)]
+pub(super) enum NotDone {
+    /// Files of this source can't be linked: it lies on another file system.
+    Elsewhere(usize),
+    Failed(GitError),
+}
+
+impl From<GitError> for NotDone {
+    fn from(error: GitError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Within which time of a change a file's times do not tell of the next one, in nanoseconds: a
+/// tick of the kernel's clock is at most ten milliseconds.
+const TICK: i64 = 20_000_000;
+
+/// The one who makes directories alike.
+#[derive(Debug, Default)]
+pub(super) struct Mirror {
+    /// Whether what is made is given to the owner of its source: as root.
+    pub(super) give: bool,
+    /// Whether something was there when a directory was listed, and gone when it was its turn.
+    pub(super) vanished: bool,
+}
+
+/// What a name is to become.
+struct Wanted {
+    /// The first source that has it.
+    source: usize,
+    ino: u64,
+    kind: FileType,
+}
+
+/// Decides on a path, relative to the top, of the source with this number.
+pub(super) type Rule<'a> = &'a dyn Fn(&Path, usize) -> bool;
+
+impl Mirror {
+    /// Makes what is below `target`, which stands for `path`, what the sources have below that
+    /// `rule` takes; of two at one name the first counts, and directories merge. What `kept` says
+    /// of a path is for names in the target that no source has.
+    pub(super) fn tree(
+        &mut self,
+        sources: &[(usize, &Dir)],
+        target: &Dir,
+        path: &Path,
+        how: How,
+        rule: Rule<'_>,
+    ) -> Result<(), NotDone> {
+        let failed = |what| move |source| GitError::Io { what, path: path.to_owned(), source };
+        let mut wanted: HashMap<OsString, Wanted> = HashMap::new();
+        for (source, dir) in sources {
+            for entry in dir.names().map_err(failed("list"))? {
+                if rule(&path.join(&entry.name), *source) {
+                    let found = Wanted { source: *source, ino: entry.ino, kind: entry.kind };
+                    wanted.entry(entry.name).or_insert(found);
+                }
+            }
+        }
+        let mut present: HashMap<OsString, u64> = HashMap::new();
+        for entry in target.names().map_err(failed("list"))? {
+            if wanted.contains_key(&entry.name) {
+                present.insert(entry.name, entry.ino);
+            } else if path.join(&entry.name) != Path::new(super::plan::ALTERNATES) {
+                target.remove_all(&entry.name).map_err(failed("clear"))?;
+            }
+        }
+        for (name, found) in &wanted {
+            let inner = path.join(name);
+            let Some((_, source)) = sources.iter().find(|(at, _)| *at == found.source) else {
+                continue;
+            };
+            match found.kind {
+                FileType::Directory => self.inner(sources, target, &inner, name, how, rule)?,
+                // The same number under the same name: a link that is there already.
+                _ if how == How::Link && present.get(name) == Some(&found.ino) => {}
+                FileType::RegularFile if how == How::Link => {
+                    self.link(source, target, &inner, name).map_err(|errno| match errno {
+                        None => NotDone::Elsewhere(found.source),
+                        Some(source) => {
+                            GitError::Io { what: "link", path: inner.clone(), source }.into()
+                        }
+                    })?;
+                }
+                FileType::RegularFile | FileType::Symlink => self
+                    .copy(source, target, &inner, name)
+                    .map_err(|source| GitError::Io { what: "copy", path: inner.clone(), source })?,
+                // Sockets and the like are for the processes that made them.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Does the same below one name, which some of the sources have.
+    pub(super) fn inner(
+        &mut self,
+        sources: &[(usize, &Dir)],
+        target: &Dir,
+        path: &Path,
+        name: &OsStr,
+        how: How,
+        rule: Rule<'_>,
+    ) -> Result<(), NotDone> {
+        let failed = |what| move |source| GitError::Io { what, path: path.to_owned(), source };
+        let mut below = Vec::new();
+        for (at, source) in sources {
+            match source.dir(name) {
+                Ok(Some(dir)) => below.push((*at, dir)),
+                Ok(None) => {}
+                Err(error) if is_unreadable(&error) => unreadable(path),
+                Err(error) => return Err(failed("open")(error).into()),
+            }
+        }
+        let Some((_, first)) = below.first() else {
+            self.vanished = true;
+            return Ok(());
+        };
+        let like = first.own_stat().map_err(failed("look at"))?;
+        let inner = self.make(target, name, &like).map_err(failed("make"))?;
+        let below: Vec<(usize, &Dir)> = below.iter().map(|(at, dir)| (*at, dir)).collect();
+        self.tree(&below, &inner, path, how, rule)
+    }
+
+    /// A directory with mode and owner of another, made if it is missing.
+    pub(super) fn make(&self, target: &Dir, name: &OsStr, like: &Stat) -> io::Result<Dir> {
+        if let Some(dir) = target.dir(name)? {
+            return Ok(dir);
+        }
+        let dir = target.make(name)?;
+        if self.give {
+            let (uid, gid) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
+            fs::fchown(&dir, Some(uid), Some(gid))?;
+        }
+        fs::fchmod(&dir, Mode::from_raw_mode(like.st_mode & 0o7777) | Mode::RWXU)?;
+        Ok(dir)
+    }
+
+    /// Gives a file one more name. Fails with none where that name would be on another file system.
+    fn link(
+        &mut self,
+        source: &Dir,
+        target: &Dir,
+        path: &Path,
+        name: &OsStr,
+    ) -> Result<(), Option<io::Error>> {
+        let link = || fs::linkat(source, name, target, name, AtFlags::empty());
+        let result = match link() {
+            Err(Errno::EXIST) => {
+                target.remove_all(name).map_err(Some)?;
+                link()
+            }
+            other => other,
+        };
+        match result {
+            Ok(()) => Ok(()),
+            Err(Errno::NOENT) => {
+                self.vanished = true;
+                Ok(())
+            }
+            Err(Errno::XDEV) => Err(None),
+            // Not this user's file, too many names, or no links at all on this file system.
+            Err(Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP) => {
+                self.copy(source, target, path, name).map_err(Some)
+            }
+            Err(errno) => Err(Some(errno.into())),
+        }
+    }
+
+    /// Copies a file, or a symbolic link as one, unless an earlier copy is as good.
+    pub(super) fn copy(
+        &mut self,
+        source: &Dir,
+        target: &Dir,
+        path: &Path,
+        name: &OsStr,
+    ) -> io::Result<()> {
+        let Some(stat) = source.stat(name)? else {
+            self.vanished = true;
+            return Ok(());
+        };
+        if target.stat(name)?.is_some_and(|copy| is_copy_of(&copy, &stat)) {
+            return Ok(());
+        }
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            let text = fs::readlinkat(source, name, Vec::new())?;
+            target.remove_all(name)?;
+            return Ok(fs::symlinkat(text, target, name)?);
+        }
+        let flags = fs::OFlags::RDONLY
+            | fs::OFlags::NOFOLLOW
+            | fs::OFlags::NONBLOCK
+            | fs::OFlags::CLOEXEC;
+        let from = match fs::openat(source, name, flags, Mode::empty()) {
+            Ok(from) => from,
+            Err(Errno::NOENT | Errno::LOOP) => {
+                self.vanished = true;
+                return Ok(());
+            }
+            Err(Errno::ACCESS) => {
+                unreadable(path);
+                return target.remove_all(name);
+            }
+            Err(errno) => return Err(errno.into()),
+        };
+        let stat = fs::fstat(&from)?;
+        let to = target.create(name)?;
+        if fs::ioctl_ficlone(&to, &from).is_err() {
+            io::copy(&mut File::from(from), &mut File::from(to.try_clone()?))?;
+        }
+        self.finish(&to, &stat)
+    }
+
+    /// Gives a copy the owner, the mode and the times of its source.
+    pub(super) fn finish(&self, copy: &OwnedFd, like: &Stat) -> io::Result<()> {
+        if self.give {
+            let (uid, gid) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
+            fs::fchown(copy, Some(uid), Some(gid))?;
+        }
+        fs::fchmod(copy, Mode::from_raw_mode(like.st_mode & 0o777))?;
+        let time = |seconds, nanoseconds: u64| Timespec {
+            tv_sec: seconds,
+            tv_nsec: nanoseconds.try_into().unwrap_or(0),
+        };
+        let times = Timestamps {
+            last_access: time(like.st_atime, like.st_atime_nsec),
+            last_modification: time(like.st_mtime, like.st_mtime_nsec),
+        };
+        Ok(fs::futimens(copy, &times)?)
+    }
+}
+
+/// Whether a copy that was made earlier is still one: its source has not been changed since, not
+/// even within the clock's tick in which the copy was made.
+fn is_copy_of(copy: &Stat, source: &Stat) -> bool {
+    let change = |stat: &Stat| stat.st_ctime * 1_000_000_000 + stat.st_ctime_nsec as i64;
+    copy.st_size == source.st_size
+        && (copy.st_mtime, copy.st_mtime_nsec) == (source.st_mtime, source.st_mtime_nsec)
+        && copy.st_mode == source.st_mode
+        && change(copy) > change(source) + TICK
+}
+
+fn is_unreadable(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
+/// What this user can't read in base, no agent of his can.
+fn unreadable(path: &Path) {
+    tracing::warn!(path = %path.display(), "no agent gets what can't be read in base's .git");
+}
+
+/// For errors: where a path in a git directory is.
+pub(super) fn place(dir: &Path, error: NotDone) -> GitError {
+    match error {
+        NotDone::Elsewhere(_) => {
+            GitError::Io { what: "link", path: dir.to_owned(), source: Errno::XDEV.into() }
+        }
+        NotDone::Failed(GitError::Io { what, path, source }) => {
+            GitError::Io { what, path: dir.join(path), source }
+        }
+        NotDone::Failed(error) => error,
+    }
+}
+
+/// A path of no length: the top.
+pub(super) fn top() -> PathBuf {
+    PathBuf::new()
+}
