@@ -202,7 +202,7 @@ impl Spec {
             env::inside(std::env::vars_os(), &started.agent, started.run, shown_home, &cwd);
         // A worktree around the workspace is shown as it is: it belongs to whom it belongs outside.
         for around in places.iter().filter(|place| started.root.starts_with(&place.at)) {
-            env::let_git_trust(&mut env, &around.at);
+            env::let_git_find(&mut env, &around.at);
         }
         Ok(Self {
             env,

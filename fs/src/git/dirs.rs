@@ -57,6 +57,15 @@ impl Dir {
         self.dir(name)?.ok_or_else(|| io::ErrorKind::NotADirectory.into())
     }
 
+    /// The same in base, where nothing goes: fails if something else is there.
+    pub(super) fn make_beside(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
+        match fs::mkdirat(self, name.as_ref(), Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        self.dir(name)?.ok_or_else(|| io::ErrorKind::NotADirectory.into())
+    }
+
     /// The names in it, without `.` and `..`.
     pub(super) fn names(&self) -> io::Result<Vec<Name>> {
         let mut names = Vec::new();

@@ -155,12 +155,17 @@ impl Mirror {
             return Ok(dir);
         }
         let dir = target.make(name)?;
+        self.adopt(&dir, like)?;
+        Ok(dir)
+    }
+
+    /// Gives a directory that was made the owner and the mode of another.
+    pub(super) fn adopt(&self, dir: &Dir, like: &Stat) -> io::Result<()> {
         if self.give {
             let (uid, gid) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
-            fs::fchown(&dir, Some(uid), Some(gid))?;
+            fs::fchown(dir, Some(uid), Some(gid))?;
         }
-        fs::fchmod(&dir, Mode::from_raw_mode(like.st_mode & 0o7777) | Mode::RWXU)?;
-        Ok(dir)
+        Ok(fs::fchmod(dir, Mode::from_raw_mode(like.st_mode & 0o7777) | Mode::RWXU)?)
     }
 
     /// Gives a file one more name. Fails with none where that name would be on another file system.

@@ -323,18 +323,18 @@ impl Pass<'_> {
     fn make_beside(&self, at: &Path, like: &Stat) -> Result<(PathBuf, Dir), GitError> {
         let common = &self.of.repository.common_dir;
         let path = self.of.beside.join(at).join("objects");
-        let make = |mut dir: Dir, below: &Path| -> Result<Dir, GitError> {
-            for name in below {
-                let made = self.mirror.make(&dir, name, like);
-                dir = made.map_err(GitError::io("make", path.clone()))?;
-            }
-            Ok(dir)
-        };
-        let top = Dir::open(common).map_err(GitError::io("open", common))?;
-        let dir = make(top, path.strip_prefix(common).unwrap_or(&path))?;
+        let failed = |source| GitError::Io { what: "make", path: path.clone(), source };
+        let mut dir = Dir::open(common).map_err(GitError::io("open", common))?;
+        for name in path.strip_prefix(common).unwrap_or(&path) {
+            dir = dir.make_beside(name).map_err(failed)?;
+            self.mirror.adopt(&dir, like).map_err(failed)?;
+        }
         if let Ok(inside) = path.strip_prefix(&self.of.repository.git_dir) {
             let snapshot = self.of.pins.join(self.of.name);
-            make(Dir::open(&snapshot).map_err(GitError::io("open", &snapshot))?, inside)?;
+            let mut place = Dir::open(&snapshot).map_err(GitError::io("open", &snapshot))?;
+            for name in inside {
+                place = self.mirror.make(&place, name, like).map_err(failed)?;
+            }
         }
         Ok((path, dir))
     }

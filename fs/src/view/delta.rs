@@ -161,11 +161,10 @@ impl Delta {
         let (staged, ()) = self.stage(|work, temp| {
             Self::copy_content(source.as_fd(), &stat, work, temp, content)?;
             let copy = sys::pin_at(work, temp)?;
-            self.copy_metadata(source.as_fd(), copy.as_fd(), &stat)?;
             if sys::kind(&stat) == FileType::RegularFile {
                 self.note_number(copy.as_fd(), stat.st_ino)?;
             }
-            Ok(())
+            self.copy_metadata(source.as_fd(), copy.as_fd(), &stat)
         })?;
         Ok(staged)
     }
@@ -203,9 +202,6 @@ impl Delta {
         if self.privileged {
             set_owner(copy, Some(stat.st_uid), Some(stat.st_gid))?;
         }
-        if sys::kind(stat) != FileType::Symlink {
-            fs::chmod(sys::proc_path(&copy), sys::permissions(stat))?;
-        }
         for name in sys::xattr_names(source)? {
             if is_hidden(&name) {
                 continue;
@@ -216,6 +212,10 @@ impl Delta {
                 Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => {}
                 Err(errno) => return Err(errno.into()),
             }
+        }
+        // After the attributes: who may not write to a file may not set those of its own kind.
+        if sys::kind(stat) != FileType::Symlink {
+            fs::chmod(sys::proc_path(&copy), sys::permissions(stat))?;
         }
         let times = Timestamps {
             last_access: Timespec { tv_sec: stat.st_atime, tv_nsec: stat.st_atime_nsec as _ },
