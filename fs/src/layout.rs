@@ -9,6 +9,7 @@
 //!                               snapshot of base's `.git` that its own `.git` is a delta over
 //! STATE/agents/NAME/home/       the agent's home
 //! STATE/agents/NAME/kept/       private `.git`s of runs whose changes are settled, by next run
+//! STATE/agents/NAME/trash/      what is about to be removed
 //! COMMON/agentfs/ID/NAME/       links to base's objects in its own git directory (COMMON), where
 //!                               STATE lies on another file system; ID is STATE's own name
 //! ```
@@ -38,6 +39,8 @@ pub struct AgentDirs {
     pub home: PathBuf,
     /// Private `.git`s of earlier runs.
     pub kept: PathBuf,
+    /// What is about to be removed.
+    pub trash: PathBuf,
 }
 
 impl AgentDirs {
@@ -50,6 +53,7 @@ impl AgentDirs {
             pins: dir.join("pins"),
             home: dir.join("home"),
             kept: dir.join("kept"),
+            trash: dir.join("trash"),
         }
     }
 

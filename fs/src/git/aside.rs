@@ -5,8 +5,8 @@
 //! commits in it are read by nothing but git. Settings and hooks that an agent has written are
 //! kept apart, because a user's git would run what they name.
 
-use super::dirs::Dir;
-use super::snapshot::{git_dirs_below, remove};
+use super::dirs::{Dir, Trash};
+use super::snapshot::{git_dirs_below, remove_beside};
 use super::{GitError, plan};
 use rustix::fs::{self, FileType, Mode};
 use std::ffi::{OsStr, OsString};
@@ -33,6 +33,8 @@ pub struct Aside<'a> {
     pub kept: &'a Path,
     /// What this one is called there.
     pub label: &'a str,
+    /// A directory on the file system of `pins` that nothing else uses; made if it is missing.
+    pub trash: &'a Path,
     /// Where links to objects are if they could not be made in the snapshot.
     pub beside: &'a Path,
     /// The attribute that marks a directory of the delta as hiding what is below it.
@@ -89,8 +91,13 @@ pub fn forget(aside: &Aside<'_>) -> Result<(), GitError> {
         return Ok(());
     }
     delta.remove_all(aside.name).map_err(failed("remove"))?;
-    pins.remove_all(aside.name).map_err(GitError::io("clear", aside.pins))?;
-    remove(aside.beside)
+    if pins.stat(aside.name).map_err(GitError::io("look at", aside.pins))?.is_none() {
+        return Ok(());
+    }
+    let trash = Trash::at(aside.trash).map_err(GitError::io("make", aside.trash))?;
+    trash.take(&pins, aside.name).map_err(GitError::io("clear", aside.pins))?;
+    trash.empty();
+    remove_beside(aside.beside)
 }
 
 /// Removes the locks that processes of an earlier run have left in an agent's `.git`, which goes on

@@ -8,6 +8,46 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+/// Where what is removed waits for its end.
+#[derive(Debug)]
+pub(super) struct Trash(Dir);
+
+impl Trash {
+    /// The directory `trash`, which is made and stays.
+    pub(super) fn at(trash: &Path) -> io::Result<Self> {
+        match std::fs::create_dir(trash) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => Ok(Self(Dir::open(trash)?)),
+        }
+    }
+
+    /// Moves an entry there. Fails if that is on another file system.
+    pub(super) fn take(&self, dir: &Dir, name: &OsStr) -> io::Result<()> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let unique = format!("{}-{}", now.as_nanos(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Ok(fs::renameat(dir, name, &self.0, unique)?)
+    }
+
+    /// Removes all that is there, by a thread of its own. What a daemon that ends leaves there, the
+    /// next one removes with what it puts there itself.
+    pub(super) fn empty(self) {
+        let names = self.0.names().unwrap_or_default();
+        if names.is_empty() {
+            return;
+        }
+        std::thread::spawn(move || {
+            for entry in names {
+                if let Err(error) = self.0.remove_all(&entry.name) {
+                    tracing::debug!(%error, "something that is not needed is still there");
+                }
+            }
+        });
+    }
+}
 
 const OPEN: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -157,7 +197,10 @@ impl Dir {
                 inner.remove_all(&child.name)?;
             }
         }
-        Ok(fs::unlinkat(self, name, AtFlags::REMOVEDIR)?)
+        match fs::unlinkat(self, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// A directory of the daemon's own files, made accessible if its mode does not allow that: an

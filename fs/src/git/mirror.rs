@@ -5,7 +5,7 @@
 //! change meanwhile: then `vanished` says so, and whoever asked does it again.
 
 use super::GitError;
-use super::dirs::Dir;
+use super::dirs::{Dir, Trash};
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -49,6 +49,8 @@ pub(super) struct Mirror {
     pub(super) give: bool,
     /// Whether something was there when a directory was listed, and gone when it was its turn.
     pub(super) vanished: bool,
+    /// Where what is removed goes, of each file system that there is a target on.
+    pub(super) trash: Vec<Trash>,
 }
 
 /// What a name is to become.
@@ -89,7 +91,7 @@ impl Mirror {
             if wanted.contains_key(&entry.name) {
                 present.insert(entry.name, entry.ino);
             } else if path.join(&entry.name) != Path::new(super::plan::ALTERNATES) {
-                target.remove_all(&entry.name).map_err(failed("clear"))?;
+                self.discard(target, &entry.name).map_err(failed("clear"))?;
             }
         }
         for (name, found) in &wanted {
@@ -147,6 +149,15 @@ impl Mirror {
         let inner = self.make(target, name, &like).map_err(failed("make"))?;
         let below: Vec<(usize, &Dir)> = below.iter().map(|(at, dir)| (*at, dir)).collect();
         self.tree(&below, &inner, path, how, rule)
+    }
+
+    /// Removes what a target has too much: later, where that can be, because the last link to an
+    /// object takes a file system long to remove.
+    pub(super) fn discard(&self, target: &Dir, name: &OsStr) -> io::Result<()> {
+        if self.trash.iter().any(|trash| trash.take(target, name).is_ok()) {
+            return Ok(());
+        }
+        target.remove_all(name)
     }
 
     /// A directory with mode and owner of another, made if it is missing.

@@ -4,7 +4,7 @@
 //! reference finds its objects. If git deletes something under our hands, as `git gc` does when it
 //! has packed it elsewhere, the whole is gone through again, which costs little.
 
-use super::dirs::Dir;
+use super::dirs::{Dir, Trash};
 use super::locate::{self, Repository};
 use super::mirror::{How, Mirror, NotDone, place, top};
 use super::plan::{self, Origin, Treatment};
@@ -29,6 +29,8 @@ pub struct Snapshot<'a> {
     pub pins: &'a Path,
     /// Its name in there.
     pub name: &'a OsStr,
+    /// A directory on the file system of `pins` that nothing else uses; made if it is missing.
+    pub trash: &'a Path,
     /// Where links to objects can be made if they can't be made in it.
     pub beside: &'a Path,
     /// The workspace; none if the snapshot will be seen at the repository's own place.
@@ -61,16 +63,17 @@ impl Snapshot<'_> {
         let version = || packs.metadata().ok().map(|found| (found.mtime(), found.mtime_nsec()));
         for pass in 0..PASSES {
             let before = version();
-            let mut pass_over = Pass {
-                of: self,
-                mirror: Mirror {
-                    give: rustix::process::geteuid().is_root(),
-                    ..Mirror::default()
-                },
-                outside: Vec::new(),
-                git_files: Vec::new(),
+            let trash = Trash::at(self.trash).map_err(GitError::io("make", self.trash))?;
+            let mirror = Mirror {
+                give: rustix::process::geteuid().is_root(),
+                vanished: false,
+                trash: vec![trash],
             };
-            pass_over.go()?;
+            let mut pass_over =
+                Pass { of: self, mirror, outside: Vec::new(), git_files: Vec::new() };
+            let done = pass_over.go();
+            pass_over.mirror.trash.into_iter().for_each(Trash::empty);
+            done?;
             if !pass_over.mirror.vanished && version() == before {
                 return Ok(());
             }
@@ -98,7 +101,7 @@ impl Pass<'_> {
         let sources = Sources { own: &own, common: common.as_ref(), own_path: git_dir, common_path: common_dir };
         self.git_dir(&sources, &target, &top(), seen_from.as_deref())?;
         if self.outside.iter().all(|dir| !dir.starts_with(self.of.beside)) {
-            remove(self.of.beside)?;
+            remove_beside(self.of.beside)?;
         }
         self.write_git_files(&pins)
     }
@@ -119,7 +122,7 @@ impl Pass<'_> {
         let failed = |source| GitError::Io { what: "clear", path: self.of.pins.join(at), source };
         for there in target.names().map_err(failed)? {
             if !has(&there.name) && there.name != plan::OURS {
-                target.remove_all(&there.name).map_err(failed)?;
+                self.mirror.discard(target, &there.name).map_err(failed)?;
             }
         }
         Ok(())
@@ -174,7 +177,7 @@ impl Pass<'_> {
                     // Worth a link, but not as many copies as there are agents.
                     Err(NotDone::Elsewhere(_)) => {
                         tracing::info!(path = %path.display(), "not in the agents' copies");
-                        target.remove_all(name).map_err(failed("clear"))
+                        self.mirror.discard(target, name).map_err(failed("clear"))
                     }
                     other => other.map_err(|error| place(sources.path_of(found), error)),
                 }
@@ -212,7 +215,7 @@ impl Pass<'_> {
         let gone = |there: &OsStr| !names.iter().any(|entry| entry.name == there);
         let failed = |source| GitError::Io { what: "clear", path: path.to_owned(), source };
         for there in target.names().map_err(failed)?.iter().filter(|there| gone(&there.name)) {
-            target.remove_all(&there.name).map_err(failed)?;
+            self.mirror.discard(target, &there.name).map_err(failed)?;
         }
         Ok(())
     }
@@ -320,7 +323,7 @@ impl Pass<'_> {
 
     /// A directory on the file system of base's git directory, and the place in the snapshot where
     /// the sandbox can show it, if it is inside of that.
-    fn make_beside(&self, at: &Path, like: &Stat) -> Result<(PathBuf, Dir), GitError> {
+    fn make_beside(&mut self, at: &Path, like: &Stat) -> Result<(PathBuf, Dir), GitError> {
         let common = &self.of.repository.common_dir;
         let path = self.of.beside.join(at).join("objects");
         let failed = |source| GitError::Io { what: "make", path: path.clone(), source };
@@ -329,6 +332,8 @@ impl Pass<'_> {
             dir = dir.make_beside(name).map_err(failed)?;
             self.mirror.adopt(&dir, like).map_err(failed)?;
         }
+        let trash = Trash::at(&self.of.beside.join("old")).map_err(failed)?;
+        self.mirror.trash.push(trash);
         if let Ok(inside) = path.strip_prefix(&self.of.repository.git_dir) {
             let snapshot = self.of.pins.join(self.of.name);
             let mut place = Dir::open(&snapshot).map_err(GitError::io("open", &snapshot))?;
@@ -430,8 +435,9 @@ pub(super) fn git_dirs_below(modules: &Dir) -> Vec<Dir> {
     found
 }
 
-/// Removes a directory that may not be there, and the empty ones of ours above it.
-pub(super) fn remove(dir: &Path) -> Result<(), GitError> {
+/// Removes links beside base's objects, if there are any, and the empty directories of ours above
+/// them.
+pub(super) fn remove_beside(dir: &Path) -> Result<(), GitError> {
     let (Some(above), Some(name)) = (dir.parent(), dir.file_name()) else { return Ok(()) };
     let Ok(parent) = Dir::open(above) else { return Ok(()) };
     parent.remove_all(name).map_err(GitError::io("remove", dir))?;

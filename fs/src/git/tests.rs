@@ -56,6 +56,7 @@ impl Place {
             repository: &repository,
             pins: &self.state.path().join("pins"),
             name: OsStr::new(".git"),
+            trash: &self.state.path().join("trash"),
             beside: &self.beside(),
             root: Some(self.root()),
             only: None,

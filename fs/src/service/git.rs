@@ -23,18 +23,25 @@ impl Owner {
         agent: &AgentName,
     ) -> Result<Vec<Place>, ServiceError> {
         let dirs = self.open_view(agent)?;
-        let Some(repository) = git::locate(&self.workspace.root, self.only())? else {
-            return Ok(Vec::new());
-        };
-        let is_root = repository.worktree == self.workspace.root;
+        let pending = self.state().agent(agent)?.may_have_changes();
+        let found = git::locate(&self.workspace.root, self.only())?;
+        let is_root = found.as_ref().is_none_or(|found| found.worktree == self.workspace.root);
         let name = OsStr::new(if is_root { GIT } else { GIT_ABOVE });
-        let beside = self.beside(&repository, agent);
-        if !self.state().agent(agent)?.may_have_changes() {
-            for (name, label) in [(GIT, "git"), (GIT_ABOVE, "git-above")] {
+        let beside = found.as_ref().map(|found| self.beside(found, agent)).unwrap_or_default();
+        if !pending {
+            for (each, label) in [(GIT, "git"), (GIT_ABOVE, "git-above")] {
                 let label = format!("{label}-before-{run}");
-                let aside = self.aside(agent, &dirs, OsStr::new(name), &label, &beside);
-                aside.map_or(Ok(()), |aside| git::set_aside(&aside))?;
+                let aside = self.aside(agent, &dirs, OsStr::new(each), &label, &beside);
+                let Some(aside) = aside else { continue };
+                git::set_aside(&aside)?;
+                // Base may have become another repository, or none.
+                if found.is_none() || name != each {
+                    git::forget(&aside)?;
+                }
             }
+        }
+        let Some(repository) = found else { return Ok(Vec::new()) };
+        if !pending {
             self.take_snapshot(agent, &dirs, &repository, name, &beside)?;
         } else if dirs.pins.join(name).is_dir() || dirs.delta.join(name).exists() {
             git::drop_locks(&dirs.delta, name)?;
@@ -57,6 +64,7 @@ impl Owner {
             repository,
             pins: &dirs.pins,
             name,
+            trash: &dirs.trash,
             beside,
             root: is_root.then_some(self.workspace.root.as_path()),
             only: self.only(),
@@ -100,8 +108,8 @@ impl Owner {
         beside: &'a Path,
     ) -> Option<Aside<'a>> {
         let opaque = self.agents.get(agent)?.view.opaque_attribute();
-        let AgentDirs { delta, pins, kept, .. } = dirs;
-        Some(Aside { delta, pins, name, kept, label, beside, opaque })
+        let AgentDirs { delta, pins, kept, trash, .. } = dirs;
+        Some(Aside { delta, pins, name, kept, label, trash, beside, opaque })
     }
 
     /// The sandbox shows the view over the workspace. A repository that begins above it is shown
