@@ -4,16 +4,18 @@
 //! again costs no more than looking. What the sources do not have is removed. The sources may
 //! change meanwhile: then `vanished` says so, and whoever asked does it again.
 
-use super::GitError;
+use super::{GitError, plan};
 use super::dirs::{Dir, Trash};
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// How files get into the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,13 @@ impl From<GitError> for NotDone {
 /// Within which time of a change a file's times do not tell of the next one, in nanoseconds: a
 /// tick of the kernel's clock is at most ten milliseconds.
 const TICK: i64 = 20_000_000;
+
+/// Up to which size reading and writing costs less than asking the kernel to copy.
+const SMALL: i64 = 1 << 16;
+
+/// A directory that was made like another has that one's time less so many seconds: so it can't
+/// be taken for the time at which the directory was changed last.
+const NOTED: i64 = 1_000_000_000;
 
 /// The one who makes directories alike.
 #[derive(Debug, Default)]
@@ -147,8 +156,21 @@ impl Mirror {
         };
         let like = first.own_stat().map_err(failed("look at"))?;
         let inner = self.make(target, name, &like).map_err(failed("make"))?;
+        // Only names are in it, and its time tells of each that comes and goes.
+        let is_flat = how == How::Link && below.len() == 1 && plan::is_fan_out(name.as_bytes());
+        if is_flat && is_as_of(&inner, &like).map_err(failed("look at"))? {
+            return Ok(());
+        }
+        let settled = is_flat && is_settled(&like);
         let below: Vec<(usize, &Dir)> = below.iter().map(|(at, dir)| (*at, dir)).collect();
-        self.tree(&below, &inner, path, how, rule)
+        self.tree(&below, &inner, path, how, rule)?;
+        if settled {
+            let mut times = times_of(&like);
+            times.last_modification.tv_sec -= NOTED;
+            let noted = fs::futimens(&inner, &times).map_err(io::Error::from);
+            noted.map_err(failed("set the time of"))?;
+        }
+        Ok(())
     }
 
     /// Removes what a target has too much: later, where that can be, because the last link to an
@@ -248,10 +270,17 @@ impl Mirror {
         };
         let stat = fs::fstat(&from)?;
         let to = target.create(name)?;
-        if fs::ioctl_ficlone(&to, &from).is_err() {
-            io::copy(&mut File::from(from), &mut File::from(to.try_clone()?))?;
+        let (mut from, mut to) = (File::from(from), File::from(to));
+        if stat.st_size > SMALL {
+            if fs::ioctl_ficlone(&to, &from).is_err() {
+                io::copy(&mut from, &mut to)?;
+            }
+        } else {
+            let mut content = Vec::with_capacity(stat.st_size as usize + 1);
+            from.read_to_end(&mut content)?;
+            to.write_all(&content)?;
         }
-        self.finish(&to, &stat)
+        self.finish(&to.into(), &stat)
     }
 
     /// Gives a copy the owner, the mode and the times of its source.
@@ -261,16 +290,31 @@ impl Mirror {
             fs::fchown(copy, Some(uid), Some(gid))?;
         }
         fs::fchmod(copy, Mode::from_raw_mode(like.st_mode & 0o777))?;
-        let time = |seconds, nanoseconds: u64| Timespec {
-            tv_sec: seconds,
-            tv_nsec: nanoseconds.try_into().unwrap_or(0),
-        };
-        let times = Timestamps {
-            last_access: time(like.st_atime, like.st_atime_nsec),
-            last_modification: time(like.st_mtime, like.st_mtime_nsec),
-        };
-        Ok(fs::futimens(copy, &times)?)
+        Ok(fs::futimens(copy, &times_of(like))?)
     }
+}
+
+fn times_of(stat: &Stat) -> Timestamps {
+    let time = |seconds, nanoseconds: u64| Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds.try_into().unwrap_or(0),
+    };
+    Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    }
+}
+
+/// Whether a directory was made like its source when that had this time.
+fn is_as_of(dir: &Dir, source: &Stat) -> io::Result<bool> {
+    let stat = dir.own_stat()?;
+    Ok((stat.st_mtime + NOTED, stat.st_mtime_nsec) == (source.st_mtime, source.st_mtime_nsec))
+}
+
+/// Whether a directory was last changed so long ago that its time will tell of the next change.
+fn is_settled(stat: &Stat) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.as_nanos() as i64 > stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec as i64 + TICK
 }
 
 /// Whether a copy that was made earlier is still one: its source has not been changed since, not
