@@ -167,14 +167,13 @@ fn steps(spec: &Spec) -> Vec<Step> {
         spec.home_alias.iter().map(|at| Step::Link { at: at.clone(), to: spec.user_home.clone() }),
     );
     steps.push(writable_bind(&spec.view, &spec.root));
-    steps.extend(spec.places.iter().map(|place| match place.writable {
-        true => writable_bind(&place.from, &place.at),
-        false => Step::Bind {
-            from: place.from.clone(),
-            at: place.at.clone(),
-            access: Access::ReadOnly,
-            otherwise: Otherwise::Skip,
-        },
+    steps.extend(spec.places.iter().map(|place| {
+        let (access, otherwise) = if place.writable {
+            (Access::Writable, Otherwise::Refuse)
+        } else {
+            (Access::ReadOnly, Otherwise::Skip)
+        };
+        Step::Bind { from: place.from.clone(), at: place.at.clone(), access, otherwise }
     }));
     steps.push(writable_bind(&spec.socket, Path::new(SOCKET_INSIDE)));
     steps.sort_by_key(|step| step.at().components().count());
@@ -400,9 +399,11 @@ mod tests {
         assert_eq!(access("/srv/repo/.git"), Access::Writable);
         assert_eq!(access("/srv/repo/sub"), Access::Writable);
         let around = position(&plan.steps, "/srv/repo");
-        assert!(["/srv/repo/.git", "/srv/repo/sub"]
-            .iter()
-            .all(|inner| around < position(&plan.steps, inner)));
+        assert!(
+            ["/srv/repo/.git", "/srv/repo/sub"]
+                .iter()
+                .all(|inner| around < position(&plan.steps, inner))
+        );
         assert!(plan.steps.contains(&Step::Mask { at: "/srv/repo/state".into() }));
         assert!(plan.writable.contains(&"/srv/repo".into()));
     }

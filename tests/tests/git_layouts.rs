@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 in_both_worlds!(
     a_linked_worktree_is_a_repository_of_its_own,
     a_worktree_of_a_bare_repository,
+    a_worktree_inside_the_workspace,
     submodules_work_in_the_main_worktree,
     submodules_work_in_a_linked_worktree,
     old_submodules_with_a_git_directory_of_their_own,
@@ -80,8 +81,26 @@ fn a_worktree_of_a_bare_repository(world: &World) {
              git -C ../linked config user.name T && git -C ../linked config user.email t@e")
         .ok();
     let linked = world.path().join("linked");
-    let done = works(world, &linked, "git rev-parse --is-bare-repository", &[world.path().join("bare.git")]);
+    let done = works(
+        world,
+        &linked,
+        "git rev-parse --is-bare-repository",
+        &[world.path().join("bare.git")],
+    );
     assert_eq!(done.out(), "Work of the agent\nfalse\n");
+}
+
+fn a_worktree_inside_the_workspace(world: &World) {
+    world
+        .sh("echo inner/ >>.gitignore && git commit -q -am Ignored
+             git worktree add -q -b topic inner/tree && git worktree add -q -b far ../far")
+        .ok();
+    let script = "git worktree list | sed 's/.*\\[//'; cd inner/tree; git status --porcelain
+        git commit -q --allow-empty -m Inner; git log --format=%s -2; git -C ../.. log -1 --format=%s topic
+        cd ../..; git worktree add -q ../new -b new 2>/dev/null || git worktree add -q inner/new -b new; git -C inner/new status --porcelain";
+    let done = works(world, &world.repo(), script, &[world.repo().join(".git")]);
+    assert_eq!(done.out(), "Work of the agent\nagents-own]\ntopic]\nInner\nIgnored\nInner\n");
+    assert_eq!(world.git("log -1 --format=%s topic"), "Ignored\n");
 }
 
 /// A repository `part` with one commit, beside base.
@@ -158,7 +177,12 @@ fn a_shallow_and_partial_clone(world: &World) {
              for clone in shallow partial; do git -C ../$clone config user.name T; git -C ../$clone config user.email t@e; done")
         .ok();
     let shallow = world.path().join("shallow");
-    let done = works(world, &shallow, "git log --format=%s; git rev-parse --is-shallow-repository", &[shallow.join(".git")]);
+    let done = works(
+        world,
+        &shallow,
+        "git log --format=%s; git rev-parse --is-shallow-repository",
+        &[shallow.join(".git")],
+    );
     assert_eq!(done.out(), "Work of the agent\nWork of the agent\n3\ntrue\n");
     let partial = world.path().join("partial");
     let missing = "git rev-list --objects --all --missing=print | grep -c '^?'";
@@ -181,7 +205,8 @@ fn borrowed_objects_are_there(world: &World) {
     for name in ["third", "relative"] {
         let dir = world.path().join(name);
         let gits = [dir.join(".git"), world.repo().join(".git")];
-        let script = "test ! -e .git/objects/info/alternates; git log --format=%s main; ! test -e ../repo";
+        let script =
+            "test ! -e .git/objects/info/alternates; git log --format=%s main; ! test -e ../repo";
         let done = works(world, &dir, script, &gits);
         assert_eq!(done.out(), "Work of the agent\nThird\nSecond\nThe beginning\n", "{name}");
     }
@@ -197,7 +222,8 @@ const IN_PART: &str = "
     git config user.name Somebody; test -z \"$(git status --porcelain)\"; ls -a | grep agentfs
 ";
 
-const IN_PART_SAID: &str = " M src/a.txt\nWork in a part\nThe beginning\nsrc/\n# A repository\nrefused\n.agentfs\n";
+const IN_PART_SAID: &str =
+    " M src/a.txt\nWork in a part\nThe beginning\nsrc/\n# A repository\nrefused\n.agentfs\n";
 
 fn a_workspace_that_is_a_part_of_a_repository(world: &World) {
     let (git, src) = (world.repo().join(".git"), world.repo().join("src"));

@@ -73,7 +73,8 @@ fn base_moves_on_and_the_agent_does_not_notice(world: &World) {
     assert_eq!(read("before"), read("after"), "HEAD, branch and tag are those of the run's start");
     world.sh("git fsck --strict 2>&1").ok();
     // The next run begins with what base is then.
-    let next = world.agent("alice").flags("--quiet").run("git symbolic-ref HEAD; git log -1 --format=%s");
+    let next =
+        world.agent("alice").flags("--quiet").run("git symbolic-ref HEAD; git log -1 --format=%s");
     assert_eq!(next.exits(0).out(), "refs/heads/other\nIn base again\n");
 }
 
@@ -118,9 +119,10 @@ fn the_first_status_reads_no_file(world: &World) {
         .sh("for i in $(seq 200); do echo $i >src/f$i; done; git add -A; git commit -q -m Many
              sleep 1.1; touch src; git update-index -q --refresh; git status --porcelain")
         .ok();
-    let done = world.agent("alice").flags("--quiet").run(
-        "GIT_TRACE2_PERF=$HOME/perf git status --porcelain && cat ~/perf",
-    );
+    let done = world
+        .agent("alice")
+        .flags("--quiet")
+        .run("GIT_TRACE2_PERF=$HOME/perf git status --porcelain && cat ~/perf");
     let done = done.exits(0);
     assert!(!done.out().contains(" M "), "{done}");
     let (read, seen) = scanned(&done.out());
@@ -149,11 +151,14 @@ fn the_users_settings_stay_and_start_nothing(world: &World) {
 }
 
 fn a_split_index_works(world: &World) {
-    world.sh("git update-index --split-index && echo x >new && git add new && git commit -qm n").ok();
+    world
+        .sh("git update-index --split-index && echo x >new && git add new && git commit -qm n")
+        .ok();
     assert!(world.sh("ls .git/sharedindex.*").ok().out().contains("sharedindex"));
-    let mut alice = world.agent("alice").flags("--quiet").start(&format!(
-        "tell ready; await moved; {WORK}git ls-files new"
-    ));
+    let mut alice = world
+        .agent("alice")
+        .flags("--quiet")
+        .start(&format!("tell ready; await moved; {WORK}git ls-files new"));
     alice.hears("ready");
     world.sh("git update-index --no-split-index && rm -f .git/sharedindex.*").ok();
     alice.tells("moved");
@@ -171,9 +176,10 @@ fn locks_are_nobodys_after_their_process(world: &World) {
     alice.signal("KILL");
     alice.finish().exits(137);
     eventually("the run has ended", || world.runs()[0].ended);
-    let done = world.agent("alice").flags("--quiet").run(
-        "echo two >src/a.txt; git commit -q -am Two && git log --format=%s -2",
-    );
+    let done = world
+        .agent("alice")
+        .flags("--quiet")
+        .run("echo two >src/a.txt; git commit -q -am Two && git log --format=%s -2");
     assert_eq!(done.exits(0).out(), "Two\nOne\n", "its pending work goes on, its locks do not");
     assert!(world.repo().join(".git/index.lock").exists(), "base's locks are base's");
 }
@@ -198,11 +204,13 @@ fn kept_commits_are_read_by_plain_git(world: &World) {
     done.exits(0);
     // Looking leaves nothing that is worth keeping.
     world.agent("bob").run("git status").exits(0);
-    world.sh("git branch -q -D doomed; git reflog expire --expire=now --all; git gc -q --prune=now").ok();
+    world
+        .sh("git branch -q -D doomed; git reflog expire --expire=now --all; git gc -q --prune=now")
+        .ok();
     for agent in ["alice", "bob"] {
         world.agent(agent).run("git log --format=%s").exits(0);
     }
-    assert_eq!(kept(world, "bob"), [PathBuf::new(); 0]);
+    assert_eq!(kept(world, "bob"), Vec::<PathBuf>::new());
     let kept = kept(world, "alice");
     let [git_dir] = kept.as_slice() else { panic!("{kept:?}") };
     assert!(git_dir.ends_with("git-before-r3"), "{kept:?}");
@@ -217,7 +225,9 @@ fn kept_commits_are_read_by_plain_git(world: &World) {
     // What an agent writes there, a user's git must not run.
     assert!(!git("config --list").contains("evil"));
     assert!(!git_dir.join("hooks/pre-commit").exists());
-    assert!(git_dir.join("agent/config").exists() && git_dir.join("agent/hooks/pre-commit").exists());
+    assert!(
+        git_dir.join("agent/config").exists() && git_dir.join("agent/hooks/pre-commit").exists()
+    );
 }
 
 fn pending_commits_survive_a_daemon_and_a_collection(world: &World) {
@@ -228,9 +238,10 @@ fn pending_commits_survive_a_daemon_and_a_collection(world: &World) {
     world.signal(pid, "KILL");
     eventually("the daemon is gone", || (!world.is_running(pid)).then_some(()));
     world.sh("git commit -q --allow-empty -m More; git checkout -q --orphan new; git commit -q -m New; git branch -D main; git reflog expire --expire=now --all; git gc -q --prune=now").ok();
-    let done = world.agent("alice").flags("--quiet").run(
-        "git fsck --no-progress && git log --format=%s && git show HEAD:src/a.txt",
-    );
+    let done = world
+        .agent("alice")
+        .flags("--quiet")
+        .run("git fsck --no-progress && git log --format=%s && git show HEAD:src/a.txt");
     assert_eq!(done.exits(0).out(), "One\nConfigured\nThe beginning\none\n");
     world.ctl("discard --yes alice").ok();
     let done = world.agent("alice").flags("--quiet").run("git log --format=%s");

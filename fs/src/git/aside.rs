@@ -53,7 +53,8 @@ pub fn set_aside(aside: &Aside<'_>) -> Result<(), GitError> {
     if !underway {
         match kind {
             None => return Ok(()),
-            Some(FileType::Directory) if has_work(&delta, aside.name).map_err(failed("read"))? => {}
+            Some(FileType::Directory)
+                if has_work(&delta, aside.name).map_err(failed("read"))? => {}
             Some(FileType::RegularFile) => {}
             Some(_) => return delta.remove_all(aside.name).map_err(failed("remove")),
         }
@@ -69,7 +70,8 @@ pub fn set_aside(aside: &Aside<'_>) -> Result<(), GitError> {
     if !underway {
         rename(&pins, aside.name, &kept, OsStr::new(UNDERWAY)).map_err(failed("keep"))?;
     }
-    let whole = kept.dir_of_mine(UNDERWAY).and_then(|dir| dir.ok_or(io::ErrorKind::NotFound.into()));
+    let whole =
+        kept.dir_of_mine(UNDERWAY).and_then(|dir| dir.ok_or(io::ErrorKind::NotFound.into()));
     let whole = whole.map_err(GitError::io("open", aside.kept))?;
     if let Some(changes) = delta.dir_of_mine(aside.name).map_err(failed("open"))? {
         let fold = Fold { opaque: aside.opaque };

@@ -19,7 +19,7 @@ impl Trash {
     /// The directory `trash`, which is made and stays.
     pub(super) fn at(trash: &Path) -> io::Result<Self> {
         match std::fs::create_dir(trash) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => Ok(Self(Dir::open(trash)?)),
         }
     }
@@ -58,7 +58,7 @@ pub(super) struct Dir(OwnedFd);
 
 /// One name of it.
 #[derive(Debug)]
-pub(super) struct Name {
+pub(super) struct Entry {
     pub(super) name: OsString,
     /// The inode number; of no use for a place where something is mounted.
     pub(super) ino: u64,
@@ -107,7 +107,7 @@ impl Dir {
     }
 
     /// The names in it, without `.` and `..`.
-    pub(super) fn names(&self) -> io::Result<Vec<Name>> {
+    pub(super) fn names(&self) -> io::Result<Vec<Entry>> {
         let mut names = Vec::new();
         for entry in fs::Dir::read_from(self)? {
             let entry = entry?;
@@ -123,7 +123,7 @@ impl Dir {
                 },
                 known => known,
             };
-            names.push(Name { name, ino: entry.ino(), kind });
+            names.push(Entry { name, ino: entry.ino(), kind });
         }
         Ok(names)
     }

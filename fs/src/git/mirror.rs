@@ -4,8 +4,8 @@
 //! again costs no more than looking. What the sources do not have is removed. The sources may
 //! change meanwhile: then `vanished` says so, and whoever asked does it again.
 
-use super::{GitError, plan};
 use super::dirs::{Dir, Trash};
+use super::{GitError, plan};
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -252,10 +252,8 @@ impl Mirror {
             target.remove_all(name)?;
             return Ok(fs::symlinkat(text, target, name)?);
         }
-        let flags = fs::OFlags::RDONLY
-            | fs::OFlags::NOFOLLOW
-            | fs::OFlags::NONBLOCK
-            | fs::OFlags::CLOEXEC;
+        let flags =
+            fs::OFlags::RDONLY | fs::OFlags::NOFOLLOW | fs::OFlags::NONBLOCK | fs::OFlags::CLOEXEC;
         let from = match fs::openat(source, name, flags, Mode::empty()) {
             Ok(from) => from,
             Err(Errno::NOENT | Errno::LOOP) => {

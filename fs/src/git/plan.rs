@@ -18,6 +18,8 @@ pub(super) enum Treatment {
     PackedRefs,
     /// The settings: copied, with ours at the end.
     Config,
+    /// What other worktrees have of their own: copied of those inside the workspace.
+    Worktrees,
     /// Git directories of submodules.
     Modules,
     /// Large files that git finds by their content's hash and never writes to: linked.
@@ -62,8 +64,8 @@ const COMMON: [&str; 18] = [
     "svn",
 ];
 
-/// What concerns other worktrees, other processes, or is this software's own.
-const SKIPPED: [&str; 9] = [
+/// What concerns only the real worktree, other processes, or is this software's own.
+const SKIPPED: [&str; 8] = [
     "agentfs",
     "commondir",
     "fsmonitor--daemon",
@@ -72,7 +74,6 @@ const SKIPPED: [&str; 9] = [
     "gc.pid",
     "gitdir",
     "locked",
-    "worktrees",
 ];
 
 /// What becomes of `name` at the top of a git directory.
@@ -88,6 +89,7 @@ pub(super) fn treatment(name: &[u8], origin: Origin) -> Treatment {
         b"refs" => Treatment::Refs,
         b"packed-refs" => Treatment::PackedRefs,
         b"config" | b"config.worktree" => Treatment::Config,
+        b"worktrees" => Treatment::Worktrees,
         b"modules" => Treatment::Modules,
         b"lfs" | b"annex" => Treatment::Store,
         b"objects" => Treatment::Objects,
@@ -130,10 +132,9 @@ pub(super) fn is_object(path: &Path, outside: bool) -> bool {
     let unfinished = [&b"tmp_"[..], b".tmp-", b"incoming-"];
     let is_unfinished = unfinished.iter().any(|prefix| name.starts_with(prefix));
     let whole = [&b"info"[..], b"multi-pack-index", b"multi-pack-index.d"];
-    !is_lock(name)
-        && !is_unfinished
-        && path != Path::new(ALTERNATES)
-        && !(outside && whole.contains(&name))
+    let is_of_another = outside && whole.contains(&name);
+    let is_ours = path == Path::new(ALTERNATES);
+    !(is_lock(name) || is_unfinished || is_of_another || is_ours)
 }
 
 /// Where a directory of objects names others, one a line.
@@ -229,7 +230,7 @@ mod tests {
         for name in ["HEAD", "index", "MERGE_HEAD", "modules", "rebase-merge", "whatever"] {
             assert_ne!(treatment(name.as_bytes(), Own), Treatment::Skip, "{name}");
         }
-        for name in ["commondir", "index.lock", "worktrees", "agentfs", "fsmonitor--daemon.ipc"] {
+        for name in ["commondir", "index.lock", "agentfs", "fsmonitor--daemon.ipc"] {
             assert_eq!(treatment(name.as_bytes(), Own), Treatment::Skip, "{name}");
         }
         let taken = |path: &str, origin| is_taken(Path::new(path), origin);

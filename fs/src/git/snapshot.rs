@@ -4,11 +4,11 @@
 //! reference finds its objects. If git deletes something under our hands, as `git gc` does when it
 //! has packed it elsewhere, the whole is gone through again, which costs little.
 
+use super::GitError;
 use super::dirs::{Dir, Trash};
 use super::locate::{self, Repository};
 use super::mirror::{How, Mirror, NotDone, place, top};
 use super::plan::{self, Origin, Treatment};
-use super::GitError;
 use rustix::fs::{FileType, Mode, Stat};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -98,7 +98,12 @@ impl Pass<'_> {
             None if common.is_some() => Some(worktree.to_string_lossy().into_owned()),
             None => None,
         };
-        let sources = Sources { own: &own, common: common.as_ref(), own_path: git_dir, common_path: common_dir };
+        let sources = Sources {
+            own: &own,
+            common: common.as_ref(),
+            own_path: git_dir,
+            common_path: common_dir,
+        };
         self.git_dir(&sources, &target, &top(), seen_from.as_deref())?;
         if self.outside.iter().all(|dir| !dir.starts_with(self.of.beside)) {
             remove_beside(self.of.beside)?;
@@ -153,6 +158,12 @@ impl Pass<'_> {
                 self.write(target, name, &plan::private_config(&text, worktree), &stat)
                     .map_err(failed("copy"))
             }
+            Treatment::Worktrees => {
+                let Some(worktrees) = sources.own.dir(name).map_err(failed("open"))? else {
+                    return Ok(());
+                };
+                self.worktrees(&worktrees, &path, target)
+            }
             Treatment::Modules => {
                 let Some(modules) = sources.own.dir(name).map_err(failed("open"))? else {
                     return Ok(());
@@ -183,6 +194,37 @@ impl Pass<'_> {
                 }
             }
         }
+    }
+
+    /// Of the worktrees that a repository has elsewhere, those that the workspace contains: the
+    /// agent sees them, and what names them is right for it, too.
+    fn worktrees(&mut self, from: &Dir, path: &Path, target: &Dir) -> Result<(), GitError> {
+        let failed = |what| GitError::io(what, path);
+        let like = from.own_stat().map_err(failed("look at"))?;
+        let name = OsStr::new("worktrees");
+        let inner = self.mirror.make(target, name, &like).map_err(failed("make"))?;
+        let is_inside = |entry: &OsStr| {
+            let git_file = locate::named_in(&path.join(entry).join("gitdir"), b"");
+            let root = self.of.root.unwrap_or(&self.of.repository.worktree);
+            git_file.is_some_and(|git_file| normal(&git_file).starts_with(root))
+        };
+        let names = from.names().map_err(failed("list"))?;
+        let inside: Vec<_> = names.into_iter().filter(|entry| is_inside(&entry.name)).collect();
+        for there in inner.names().map_err(failed("list"))? {
+            if !inside.iter().any(|entry| entry.name == there.name) {
+                self.mirror.discard(&inner, &there.name).map_err(failed("clear"))?;
+            }
+        }
+        let rule = |path: &Path, _: usize| plan::is_taken(path, Origin::Own);
+        for entry in &inside {
+            let (sources, at) = ([(0, from)], Path::new(&entry.name));
+            let done = self.mirror.inner(&sources, &inner, at, &entry.name, How::Copy, &rule);
+            done.map_err(|error| place(path, error))?;
+        }
+        if inside.is_empty() {
+            self.mirror.discard(target, name).map_err(failed("clear"))?;
+        }
+        Ok(())
     }
 
     /// The git directories of submodules: each at its name, which may have slashes.
@@ -243,7 +285,9 @@ impl Pass<'_> {
         Some(seen_from)
     }
 
+    /// Pins the files that name the git directories of submodules, and no others.
     fn write_git_files(&mut self, pins: &Dir) -> Result<(), GitError> {
+        clear_git_files(pins, self.of.name).map_err(GitError::io("clear", self.of.pins))?;
         for (below, text) in std::mem::take(&mut self.git_files) {
             let Some(root) = self.of.root else { continue };
             let file = root.join(&below).join(".git");
@@ -344,7 +388,12 @@ impl Pass<'_> {
         Ok((path, dir))
     }
 
-    fn write_alternates(&self, objects: &Dir, dirs: &[PathBuf], like: &Stat) -> std::io::Result<()> {
+    fn write_alternates(
+        &self,
+        objects: &Dir,
+        dirs: &[PathBuf],
+        like: &Stat,
+    ) -> std::io::Result<()> {
         let [dir, file] = ["info", "alternates"].map(OsStr::new);
         if dirs.is_empty() {
             return objects.dir(dir)?.map_or(Ok(()), |info| info.remove_all(file));
@@ -359,6 +408,20 @@ impl Pass<'_> {
         like.st_mode = 0o644;
         self.write(&info, file, &text, &like)
     }
+}
+
+/// Removes the files named `.git` that an earlier snapshot needed; `but` is a snapshot.
+fn clear_git_files(dir: &Dir, but: &OsStr) -> std::io::Result<()> {
+    for entry in dir.names()? {
+        match entry.kind {
+            FileType::RegularFile if entry.name == ".git" => dir.remove_all(&entry.name)?,
+            FileType::Directory if entry.name != but => {
+                dir.dir(&entry.name)?.map_or(Ok(()), |inner| clear_git_files(&inner, but))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The directories that one git directory is made from.
