@@ -17,6 +17,7 @@ in_both_worlds!(
     a_workspace_that_is_a_part_of_a_repository,
     a_workspace_that_is_a_part_of_a_linked_worktree,
     state_on_another_file_system,
+    whose_the_repository_is_counts,
 );
 
 /// What an agent does with git in all kinds of repositories; the tree must be clean before.
@@ -97,7 +98,7 @@ fn a_worktree_inside_the_workspace(world: &World) {
         .ok();
     let script = "git worktree list | sed 's/.*\\[//'; cd inner/tree; git status --porcelain
         git commit -q --allow-empty -m Inner; git log --format=%s -2; git -C ../.. log -1 --format=%s topic
-        cd ../..; git worktree add -q ../new -b new 2>/dev/null || git worktree add -q inner/new -b new; git -C inner/new status --porcelain";
+        cd ../..; git worktree add -q inner/new -b new; git -C inner/new status --porcelain";
     let done = works(world, &world.repo(), script, &[world.repo().join(".git")]);
     assert_eq!(done.out(), "Work of the agent\nagents-own]\ntopic]\nInner\nIgnored\nInner\n");
     assert_eq!(world.git("log -1 --format=%s topic"), "Ignored\n");
@@ -290,4 +291,23 @@ fn state_on_another_file_system(world: &World) {
     let said = world.sh(&script).env("PLACE", &place).ok();
     assert_eq!(said.out(), "Mine\nLoose\nThe beginning\n");
     world.fs("unmount").env("AGENTFS_STATE_DIR", &place).run();
+}
+
+/// Root's daemon serves a repository of somebody else's as his, and shows him no more than that.
+fn whose_the_repository_is_counts(world: &World) {
+    world.cmd(["chown", "-R", "61234:61234", "."]).as_root().ok();
+    let repo = world.repo();
+    let done = works(world, &repo, "stat -c %u .git .git/HEAD; id -u", &[repo.join(".git")]);
+    let said = done.out();
+    let ids: Vec<&str> = said.lines().skip(1).collect();
+    assert!(ids.len() == 3 && ids.iter().all(|id| *id == ids[2]), "{done}");
+    world
+        .sh("umask 077; git init -q ../secret && cd ../secret && git -c user.name=R -c user.email=r@e commit -q --allow-empty -m Secret
+             umask 022; mkdir ../trap && echo \"gitdir: $PWD/.git\" >../trap/.git && touch ../trap/agentfs.toml
+             chown -R 61234:61234 ../trap")
+        .as_root()
+        .ok();
+    let trap = world.path().join("trap");
+    let script = "! git log 2>/dev/null; ! grep -r Secret .git; test -f .git";
+    world.agent("alice").flags("--quiet").sh(script).dir(&trap).run().exits(0);
 }
