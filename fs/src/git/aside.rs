@@ -220,13 +220,11 @@ fn move_beside(kept: &Dir, beside: &Path, label: &OsStr) -> Result<(), GitError>
     name.push("-");
     name.push(label);
     let there = above.join(&name);
-    match std::fs::rename(beside, &there) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(GitError::io("keep", beside)(error));
-        }
-        _ => {}
-    }
-    if !there.is_dir() {
+    let Ok(parent) = Dir::open_beside(above) else { return Ok(()) };
+    let failed = |source| GitError::Io { what: "keep", path: beside.to_owned(), source };
+    if parent.dir(agent).map_err(failed)?.is_some() {
+        rename(&parent, agent, &parent, &name).map_err(failed)?;
+    } else if parent.dir(&name).map_err(failed)?.is_none() {
         return Ok(());
     }
     let mut dirs = vec![repoint(kept, beside, &there)];

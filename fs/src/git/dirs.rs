@@ -1,7 +1,7 @@
 //! Directories by handle: one name at a time, never through a symbolic link, so that nothing that
 //! an agent or a repository's owner has put there leads anywhere else.
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -22,6 +22,11 @@ impl Trash {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => Ok(Self(Dir::open(trash)?)),
         }
+    }
+
+    /// The same below a directory in base.
+    pub(super) fn beside(dir: &Dir) -> io::Result<Self> {
+        Ok(Self(dir.make_beside("old")?))
     }
 
     /// Moves an entry there. Fails if that is on another file system.
@@ -75,6 +80,13 @@ impl Dir {
     /// Opens a directory by its path, which may go through links but not end in one.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self(fs::open(path, OPEN, Mode::empty())?))
+    }
+
+    /// Opens one in base by a path that goes through no link, and so leads to no other place than
+    /// when it was made.
+    pub(super) fn open_beside(path: &Path) -> io::Result<Self> {
+        let (mode, resolve) = (Mode::empty(), ResolveFlags::NO_SYMLINKS);
+        Ok(Self(fs::openat2(fs::CWD, path, OPEN, mode, resolve)?))
     }
 
     /// The directory `name` in this one; none if nothing or something else is there.
@@ -201,6 +213,11 @@ impl Dir {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Removes a directory if it is empty. Says whether it was.
+    pub(super) fn remove_empty(&self, name: &OsStr) -> bool {
+        fs::unlinkat(self, name, AtFlags::REMOVEDIR).is_ok()
     }
 
     /// A directory of the daemon's own files, made accessible if its mode does not allow that: an

@@ -372,11 +372,17 @@ impl Pass<'_> {
         let path = self.of.beside.join(at).join("objects");
         let failed = |source| GitError::Io { what: "make", path: path.clone(), source };
         let mut dir = Dir::open(common).map_err(GitError::io("open", common))?;
-        for name in path.strip_prefix(common).unwrap_or(&path) {
-            dir = dir.make_beside(name).map_err(failed)?;
-            self.mirror.adopt(&dir, like).map_err(failed)?;
-        }
-        let trash = Trash::at(&self.of.beside.join("old")).map_err(failed)?;
+        let make = |dir: &mut Dir, below: &Path| -> std::io::Result<()> {
+            for name in below {
+                *dir = dir.make_beside(name)?;
+                self.mirror.adopt(dir, like)?;
+            }
+            Ok(())
+        };
+        let beside = self.of.beside.strip_prefix(common).unwrap_or(self.of.beside);
+        make(&mut dir, beside).map_err(failed)?;
+        let trash = Trash::beside(&dir).map_err(failed)?;
+        make(&mut dir, &at.join("objects")).map_err(failed)?;
         self.mirror.trash.push(trash);
         if let Ok(inside) = path.strip_prefix(&self.of.repository.git_dir) {
             let snapshot = self.of.pins.join(self.of.name);
@@ -502,11 +508,12 @@ pub(super) fn git_dirs_below(modules: &Dir) -> Vec<Dir> {
 /// them.
 pub(super) fn remove_beside(dir: &Path) -> Result<(), GitError> {
     let (Some(above), Some(name)) = (dir.parent(), dir.file_name()) else { return Ok(()) };
-    let Ok(parent) = Dir::open(above) else { return Ok(()) };
+    let Ok(parent) = Dir::open_beside(above) else { return Ok(()) };
     parent.remove_all(name).map_err(GitError::io("remove", dir))?;
     // They stay if another agent, or an apply, has something there.
     for empty in above.ancestors().take(2) {
-        if std::fs::remove_dir(empty).is_err() {
+        let (Some(above), Some(name)) = (empty.parent(), empty.file_name()) else { break };
+        if !Dir::open_beside(above).is_ok_and(|above| above.remove_empty(name)) {
             break;
         }
     }

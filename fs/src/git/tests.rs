@@ -183,6 +183,16 @@ fn objects_of_another_file_system_are_linked_beside_or_else_copied() {
     place.git(&["reflog", "expire", "--expire=now", "--all"]);
     place.git(&["gc", "-q", "--prune=now"]);
     assert_eq!(place.seen(&LOG), "Two\nOne");
+    // A link leads nowhere.
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::remove_dir_all(place.root().join(".git/agentfs")).unwrap();
+    std::fs::create_dir_all(elsewhere.path().join("id/alice/objects")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), place.root().join(".git/agentfs")).unwrap();
+    place.take().unwrap();
+    assert!(elsewhere.path().join("id/alice/objects").is_dir());
+    assert_eq!(outside_of(&place.snapshot()), Vec::<PathBuf>::new());
+    std::fs::remove_file(place.root().join(".git/agentfs")).unwrap();
+    place.take().unwrap();
     // A name that is taken is left alone.
     std::fs::remove_dir_all(place.root().join(".git/agentfs")).unwrap();
     std::fs::write(place.root().join(".git/agentfs"), "the user's").unwrap();
