@@ -100,7 +100,9 @@ pub(super) fn treatment(name: &[u8], origin: Origin) -> Treatment {
 /// Whether a path below the top of a git directory is taken.
 pub(super) fn is_taken(path: &Path, origin: Origin) -> bool {
     let Some(name) = path.file_name() else { return true };
-    if is_lock(name.as_encoded_bytes()) {
+    // Most files of a new repository are examples of hooks, which nothing ever reads.
+    let is_example = path.starts_with("hooks") && path.extension().is_some_and(|e| e == "sample");
+    if is_lock(name.as_encoded_bytes()) || is_example {
         return false;
     }
     origin == Origin::Own || !is_of_one_worktree(path)
@@ -236,6 +238,7 @@ mod tests {
         let taken = |path: &str, origin| is_taken(Path::new(path), origin);
         assert!(taken("logs/refs/heads/main", Common) && taken("logs/HEAD", Own));
         assert!(!taken("logs/HEAD", Common) && !taken("refs/bisect", Common));
+        assert!(taken("hooks/pre-commit", Common) && !taken("hooks/pre-commit.sample", Common));
         assert!(!taken("refs/heads/x.lock", Own) && taken("refs/heads/bisect", Common));
     }
 
