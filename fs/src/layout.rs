@@ -6,14 +6,18 @@
 //! STATE/agents/NAME/delta/      the agent's changes, in overlayfs's on-disk format
 //! STATE/agents/NAME/work/       overlayfs's work directory
 //! STATE/agents/NAME/mounts/     work directories of the run's scratch mounts, by number
-//! STATE/agents/NAME/pins/       old versions of base that the agent's view still shows
+//! STATE/agents/NAME/pins/       old versions of base that the agent's view still shows, and the
+//!                               snapshot of base's `.git` that its own `.git` is a delta over
 //! STATE/agents/NAME/home/       the agent's home
 //! STATE/agents/NAME/kept/       private `.git`s of runs whose changes are settled, by next run
+//! STATE/agents/NAME/trash/      what is about to be removed
+//! COMMON/agentfs/ID/NAME/       links to base's objects in its own git directory (COMMON), where
+//!                               STATE lies on another file system; ID is STATE's own name
 //! ```
 
 use crate::view::Owner;
 use agentfs_api::Workspace;
-use agentfs_core::{AgentName, RunId};
+use agentfs_core::AgentName;
 use rustix::fs::{Gid, Uid};
 use std::fs::DirBuilder;
 use std::io;
@@ -34,7 +38,10 @@ pub struct AgentDirs {
     pub pins: PathBuf,
     /// Its home.
     pub home: PathBuf,
-    kept: PathBuf,
+    /// Private `.git`s of earlier runs.
+    pub kept: PathBuf,
+    /// What is about to be removed.
+    pub trash: PathBuf,
     /// All of it.
     top: PathBuf,
     mounts: PathBuf,
@@ -50,6 +57,7 @@ impl AgentDirs {
             pins: dir.join("pins"),
             home: dir.join("home"),
             kept: dir.join("kept"),
+            trash: dir.join("trash"),
             mounts: dir.join("mounts"),
             top: dir,
         }
@@ -81,22 +89,6 @@ impl AgentDirs {
             make_private(&self.mounts.join(number.to_string()))?;
         }
         Ok(&self.top)
-    }
-
-    /// Takes the private `.git` of earlier runs out of the delta, so that `run` begins with base's;
-    /// keeps it, because commits may be in it that are nowhere else (G4).
-    ///
-    /// Only for an agent without pending changes and without a live run.
-    pub fn set_git_aside(&self, run: RunId) -> io::Result<()> {
-        let git = self.delta.join(".git");
-        match git.symlink_metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-            Ok(_) => {
-                make_private(&self.kept)?;
-                std::fs::rename(git, self.kept.join(format!("git-before-{run}")))
-            }
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::changeset::ChangeSetError;
 use crate::fuse::MountError;
+use crate::git::GitError;
 use crate::store::StoreError;
 use crate::view::{ScratchError, ViewError};
 use agentfs_api::types::ErrorCode;
@@ -81,6 +82,9 @@ pub enum ServiceError {
     /// A view could not be opened.
     #[error(transparent)]
     View(#[from] ViewError),
+    /// The repository could not be copied for an agent.
+    #[error(transparent)]
+    Git(#[from] GitError),
     /// A view could not be mounted.
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -148,6 +152,7 @@ impl ServiceError {
             | Self::Misfit(_)
             | Self::Plan(_)
             | Self::View(_)
+            | Self::Git(_)
             | Self::Mount(_)
             | Self::ChangeSet(_)
             | Self::Io { .. }

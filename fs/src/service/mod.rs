@@ -12,6 +12,7 @@
 mod delegation;
 mod error;
 mod gate;
+mod git;
 mod mounts;
 mod owner;
 mod publish;

@@ -11,7 +11,7 @@ use crate::identity;
 use crate::layout::{self, AgentDirs};
 use crate::process;
 use crate::view::{Found, Scratch, View, ViewSpec};
-use agentfs_api::types::{Outcome, RunSummary, ScratchMounts, StartRun, StartedRun};
+use agentfs_api::types::{Outcome, Place, RunSummary, ScratchMounts, StartRun, StartedRun};
 use agentfs_core::changeset::ChangeSet;
 use agentfs_core::config::{Publish, Span};
 use agentfs_core::machine::{Command, Exit, Policy, Reply};
@@ -44,9 +44,9 @@ impl Owner {
         let started = self.command(Command::StartRun { agent, argv, policy, process })?;
         let Reply::Started(run, agent) = started else { return Err(ServiceError::Stopped) };
         match self.begin_view(run, &agent) {
-            Ok(dirs) => {
+            Ok((dirs, places)) => {
                 let scratch = self.prepare_mounts(&agent, &dirs, scratch);
-                Ok(self.started(run, agent, dirs, scratch))
+                Ok(self.started(run, agent, dirs, scratch, places))
             }
             Err(error) => {
                 // What earlier runs of the agent left is still there.
@@ -57,20 +57,19 @@ impl Owner {
         }
     }
 
-    /// The view of a run that begins: with base's `.git`, unless changes are still pending that the
-    /// agent's own may belong to.
-    fn begin_view(&mut self, run: RunId, agent: &AgentName) -> Result<AgentDirs, ServiceError> {
+    /// The view of a run that begins, and what the sandbox has to show beside it.
+    fn begin_view(
+        &mut self,
+        run: RunId,
+        agent: &AgentName,
+    ) -> Result<(AgentDirs, Vec<Place>), ServiceError> {
         self.clear_discarded(agent)?;
-        if !self.state().agent(agent)?.may_have_changes() {
-            let dirs = self.open_view(agent)?;
-            let aside = dirs.set_git_aside(run);
-            aside.map_err(ServiceError::io("set aside the old .git in", &dirs.delta))?;
-        }
+        let places = self.begin_git(run, agent)?;
         let dirs = self.serve(agent)?;
         if let Err(error) = identity::seed(&dirs.home, &self.workspace.root, self.files.shown) {
             tracing::warn!(%agent, %error, "the agent's home has no git identity");
         }
-        Ok(dirs)
+        Ok((dirs, places))
     }
 
     fn started(
@@ -79,6 +78,7 @@ impl Owner {
         agent: AgentName,
         dirs: AgentDirs,
         scratch: Option<ScratchMounts>,
+        places: Vec<Place>,
     ) -> StartedRun {
         let heartbeat = (self.config.ttl.0 / HEARTBEATS_PER_TTL).min(LONGEST_HEARTBEAT);
         StartedRun {
@@ -91,6 +91,7 @@ impl Owner {
             heartbeat: Span(heartbeat.max(Duration::from_millis(100))),
             scratch,
             agent,
+            places,
         }
     }
 
@@ -270,6 +271,9 @@ impl Owner {
             }
         }
         self.end_stale_waits()?;
+        if let Err(error) = self.forget_idle_gits() {
+            tracing::error!(%error, "copies of the repository that nobody needs are still there");
+        }
         self.commit();
         Ok(())
     }

@@ -117,7 +117,7 @@ impl View {
         let dir = self.layers.dir(&path)?;
         let mut names = dir.list()?;
         if path.is_root() {
-            names.retain(|name| name != notices::DIRECTORY && !notices::is_stage(name));
+            names.retain(|name| !notices::is_unlisted(name));
             names.push(OsString::from(notices::DIRECTORY));
         }
         Ok(Listing::new(path, Some(dir), names))

@@ -52,6 +52,20 @@ pub(super) fn is_stage(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".agentfs-stage-")
 }
 
+/// The name at the root for the private copy of a git directory that lies above the workspace: the
+/// sandbox shows it at that directory's own place, and no view lists it.
+pub const GIT_ABOVE: &str = ".agentfs-git";
+
+/// Whether a name is that of an agent's private git directory, in the layers of a view.
+pub(super) fn is_git(name: &OsStr) -> bool {
+    name == ".git" || name == GIT_ABOVE
+}
+
+/// Whether a name that the layers have at the root is in no listing of it.
+pub(super) fn is_unlisted(name: &OsStr) -> bool {
+    name == DIRECTORY || name == GIT_ABOVE || is_stage(name)
+}
+
 /// Fails for a path that can't be written because it is virtual.
 pub(super) fn refuse(path: &RelPath) -> Result<(), FsError> {
     if is_virtual_path(path) { Err(FsError::Virtual) } else { Ok(()) }
