@@ -249,21 +249,16 @@ fn claims(texts: &[String], workspace: &Workspace, cwd: &Path) -> Result<Vec<Wor
 }
 
 fn claim(text: &str, workspace: &Workspace, cwd: &Path) -> Result<WorkUnit, RunError> {
-    let unit: Result<WorkUnit, InvalidUnit> = text.parse();
-    let make: fn(RelPath) -> WorkUnit = match unit {
-        Ok(unit @ (WorkUnit::Process(_) | WorkUnit::Resource(_))) => return Ok(unit),
-        // A path that is wrong from the root may be right from here.
-        Ok(_) | Err(InvalidUnit::Path(_)) if text.ends_with('/') => WorkUnit::Dir,
-        Ok(_) | Err(InvalidUnit::Path(_)) => WorkUnit::File,
-        Err(other) => return Err(other.into()),
+    let locate = |_: &[u8]| {
+        let outside =
+            || RunError::ClaimOutside { claim: text.to_owned(), root: workspace.root.clone() };
+        workspace.relative(cwd, Path::new(text)).ok_or_else(outside)
     };
-    match workspace.relative(cwd, Path::new(text)) {
-        Some(path) if path == RelPath::root() => Ok(WorkUnit::Dir(path)),
-        Some(path) => Ok(make(path)),
-        None => {
-            Err(RunError::ClaimOutside { claim: text.to_owned(), root: workspace.root.clone() })
-        }
-    }
+    let is_dir = |path: &RelPath| {
+        let on_disk = workspace.root.join(path.to_path_buf());
+        on_disk.symlink_metadata().is_ok_and(|entry| entry.is_dir())
+    };
+    WorkUnit::typed(text.as_bytes(), locate, is_dir)
 }
 
 /// Tells the daemon that the run lives, from a thread of its own, until it is dropped.

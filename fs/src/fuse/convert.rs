@@ -1,12 +1,17 @@
 //! Between fuser's types and the view's.
 
-use crate::view::{Attr, FsError, SetTime};
+use crate::view::{Attr, FsError, SetTime, is_fresh_each_time};
 use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long the kernel may keep entries and attributes without asking again. Base can change
 /// under a view without anybody telling it, so this is what a human's edit may take to show.
 pub(super) const TTL: Duration = Duration::from_secs(1);
+
+/// How long the kernel may keep the entry that leads to a number.
+pub(super) fn entry_ttl(ino: u64) -> Duration {
+    if is_fresh_each_time(ino) { Duration::ZERO } else { TTL }
+}
 
 pub(super) fn errno(error: FsError) -> Errno {
     Errno::from_i32(error.errno().raw_os_error())

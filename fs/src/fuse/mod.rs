@@ -5,6 +5,7 @@
 //! reply along and is finished elsewhere. File locks are left to the kernel.
 
 mod answers;
+mod controls;
 mod convert;
 mod gated;
 mod mount;
@@ -19,7 +20,7 @@ pub use probe::{Probed, probe};
 
 use crate::view::{self, Changes, Creation, FsError, View};
 use answers::{answer_attr, answer_empty, answer_entry, answer_open, answer_xattr, failed, fopen};
-use convert::{TTL, file_attr, file_type, no_entry, set_time};
+use convert::{TTL, entry_ttl, file_attr, file_type, no_entry, set_time};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
@@ -94,7 +95,7 @@ impl fuser::Filesystem for Adapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.view.lookup(parent.0, name) {
-            Ok(Some(attr)) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+            Ok(Some(attr)) => reply.entry(&entry_ttl(attr.ino), &file_attr(&attr), GENERATION),
             Ok(None) => reply.entry(&TTL, &no_entry(), GENERATION),
             Err(error) => reply.error(failed("lookup", error)),
         }
@@ -341,8 +342,8 @@ impl fuser::Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -351,6 +352,9 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        if view::is_virtual(ino.0) {
+            return self.order(req.pid(), ino.0, data, reply);
+        }
         let drop_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         match self.view.write(fh.0, offset, data, drop_privileges) {
             Ok(()) => reply.written(data.len() as u32),
@@ -417,7 +421,8 @@ impl fuser::Filesystem for Adapter {
     ) {
         let filled = self.fill(ino.0, fh.0, offset, |attr, next, name| {
             let entry = file_attr(attr);
-            let full = reply.add(entry.ino, next, name, &TTL, &entry, GENERATION);
+            let ttl = entry_ttl(attr.ino);
+            let full = reply.add(entry.ino, next, name, &ttl, &entry, GENERATION);
             (full, !full)
         });
         match filled {

@@ -1,12 +1,17 @@
 //! One agent's gate: the fast path that needs no round trip, and the way to the owner.
 
 use super::Service;
-use crate::gate::{Answer, Gate, Intent, Notice, Permit, Requester};
+use crate::gate::{Answer, Gate, Intent, Notice, Ordered, Permit, Requester};
+use agentfs_api::Workspace;
 use agentfs_core::changeset::Before;
 use agentfs_core::machine::PathFacts;
-use agentfs_core::{AgentName, RelPath, WorkUnit};
+use agentfs_core::unit::InvalidUnit;
+use agentfs_core::{AgentName, RelPath, UnitList, WorkUnit};
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Keeps an agent's writes away as long as it lives.
@@ -29,11 +34,14 @@ struct Known {
     read: HashMap<RelPath, Before>,
     /// Paths that the view shows in an older version than base has, and that version.
     pinned: HashMap<RelPath, Before>,
+    /// The latest answers to orders, in words.
+    said: HashMap<Notice, String>,
 }
 
 /// One agent's way to the owner of the state.
 pub struct AgentGate {
     agent: AgentName,
+    workspace: Workspace,
     service: Service,
     base_entry: Box<BaseEntry>,
     known: Mutex<Known>,
@@ -43,9 +51,31 @@ pub struct AgentGate {
 
 impl AgentGate {
     /// A gate that lets nothing through yet.
-    pub fn new(agent: AgentName, service: Service, base_entry: Box<BaseEntry>) -> Arc<Self> {
+    pub fn new(
+        agent: AgentName,
+        workspace: Workspace,
+        service: Service,
+        base_entry: Box<BaseEntry>,
+    ) -> Arc<Self> {
         let (known, applying) = Default::default();
-        Arc::new(Self { agent, service, base_entry, known, applying })
+        Arc::new(Self { agent, workspace, service, base_entry, known, applying })
+    }
+
+    /// What an order came to, for whoever reads its file.
+    pub fn say(&self, order: Notice, words: String) {
+        self.known().said.insert(order, words);
+    }
+
+    /// The latest answer to an order.
+    pub fn said(&self, order: Notice) -> Option<String> {
+        self.known().said.get(&order).cloned()
+    }
+
+    /// The path that the agent means: from the root of the view, or below the repository's own.
+    fn locate(&self, typed: &[u8]) -> Result<RelPath, InvalidUnit> {
+        let root = &self.workspace.root;
+        let path = self.workspace.relative(root, Path::new(OsStr::from_bytes(typed)));
+        path.ok_or_else(|| InvalidUnit::Outside(String::from_utf8_lossy(typed).into_owned()))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -174,6 +204,19 @@ impl Gate for AgentGate {
         let text = self.service.ask_blocking(move |owner| Ok(owner.notice(&agent, notice)));
         text.unwrap_or_else(|error| format!("{error}\n"))
     }
+
+    fn order(
+        &self,
+        order: Notice,
+        text: &[u8],
+        is_dir: &dyn Fn(&RelPath) -> bool,
+        requester: Requester,
+        done: Ordered,
+    ) {
+        let agent = self.agent.clone();
+        let list = UnitList::parse(text, |typed| self.locate(typed), is_dir);
+        self.service.send(Box::new(move |owner| owner.order(agent, order, list, requester, done)));
+    }
 }
 
 #[cfg(test)]
@@ -189,7 +232,10 @@ mod tests {
 
     fn gate_over(base: Before) -> Arc<AgentGate> {
         let service = Service { jobs: mpsc::channel().0 };
-        AgentGate::new("alice".parse().unwrap(), service, Box::new(move |_| base))
+        let at = |name: &str| std::path::PathBuf::from(name);
+        let workspace =
+            Workspace { root: at("/w"), state_dir: at("/s/w-1"), runtime_dir: at("/r/w-1") };
+        AgentGate::new("alice".parse().unwrap(), workspace, service, Box::new(move |_| base))
     }
 
     fn writes(path: &str) -> Intent {
@@ -210,6 +256,16 @@ mod tests {
         gate.admit(&writes("a").paths);
         gate.close();
         assert!(gate.already(&writes("a")).is_none(), "no run, no write");
+    }
+
+    #[test]
+    fn orders_name_paths_from_the_root_or_by_the_repositorys_own_path() {
+        let gate = gate_over(None);
+        assert_eq!(gate.locate(b"src/../a").unwrap().to_string(), "a");
+        assert_eq!(gate.locate(b"/w/src/a").unwrap().to_string(), "src/a");
+        for elsewhere in [b"/x/a".as_slice(), b"../a"] {
+            assert!(matches!(gate.locate(elsewhere), Err(InvalidUnit::Outside(_))));
+        }
     }
 
     #[test]

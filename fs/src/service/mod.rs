@@ -11,6 +11,7 @@
 
 mod error;
 mod gate;
+mod orders;
 mod owner;
 mod publish;
 mod queries;

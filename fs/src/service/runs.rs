@@ -132,7 +132,8 @@ impl Owner {
             // refused at apply, never merged into something unseen.
             let base_entry =
                 move |path: &RelPath| changeset::signature(&root, path).unwrap_or(None);
-            let gate = AgentGate::new(agent.clone(), self.service.clone(), Box::new(base_entry));
+            let (workspace, service) = (self.workspace.clone(), self.service.clone());
+            let gate = AgentGate::new(agent.clone(), workspace, service, Box::new(base_entry));
             let view = View::open(spec, gate.clone())?;
             self.agents.insert(agent.clone(), Served { view, gate, mounted: None });
         }

@@ -1,5 +1,6 @@
 //! Those that wait: writes held at the gate, and claims made by hand.
 
+use super::orders::OrderedClaim;
 use super::{Owner, ServiceError, list, report};
 use crate::gate::{Answer, Intent, Notice, Permit, Refusal, Requester, ViewControl as _};
 use crate::process;
@@ -13,6 +14,8 @@ use tokio::sync::oneshot;
 pub(super) enum Waiter {
     /// A system call in a view.
     Write { agent: AgentName, intent: Intent, requester: Requester, answer: Answer },
+    /// A write into `.agentfs/claim`.
+    Order(OrderedClaim),
     /// A request of the API.
     Claim { request: ClaimRequest, reply: Granted },
 }
@@ -24,8 +27,9 @@ impl Waiter {
     /// Whether nobody would hear the answer any more.
     fn is_gone(&self) -> bool {
         match self {
-            Self::Write { requester: Requester { tid: 0 }, .. } => false,
-            Self::Write { requester, .. } => process::is_interrupted(requester.tid),
+            Self::Write { requester, .. } | Self::Order(OrderedClaim { requester, .. }) => {
+                requester.tid != 0 && process::is_interrupted(requester.tid)
+            }
             Self::Claim { reply, .. } => reply.is_closed(),
         }
     }
@@ -128,20 +132,22 @@ impl Owner {
     }
 
     /// The sentence about the agent's latest refusal.
-    fn last_words(&self, agent: &AgentName) -> String {
+    pub(super) fn last_words(&self, agent: &AgentName) -> String {
         let incidents = &self.state().incidents;
         let latest = incidents.iter().rev().find(|incident| incident.agent == *agent);
         latest.map(|incident| incident.text.clone()).unwrap_or_default()
     }
 
     /// Keeps the waiter until its claim ends; a claim that may not wait at all has ended already.
-    fn wait(&mut self, claim: ClaimId, waiter: Waiter) {
+    pub(super) fn wait(&mut self, claim: ClaimId, waiter: Waiter) {
         if self.state().locks.claim(claim).is_some() {
             self.waiters.insert(claim, waiter);
         } else {
             let agent = match &waiter {
                 Waiter::Write { agent, .. } => agent,
-                Waiter::Claim { request, .. } => &request.agent,
+                Waiter::Claim { request, .. } | Waiter::Order(OrderedClaim { request, .. }) => {
+                    &request.agent
+                }
             };
             let text = self.last_words(agent);
             self.dismiss(waiter, ClaimEnd::TimedOut, text);
@@ -167,6 +173,7 @@ impl Owner {
             (Waiter::Write { answer, .. }, ClaimEnd::Cancelled | ClaimEnd::RunEnded) => {
                 self.answer(answer, Err(Refusal::Interrupted));
             }
+            (Waiter::Order(order), end) => self.end_order(order, end, &text),
             (Waiter::Claim { reply, .. }, _) => {
                 let timed_out = end == ClaimEnd::TimedOut;
                 self.reply(reply, Err(ServiceError::NotGranted { timed_out, text }));
@@ -219,11 +226,12 @@ impl Owner {
             Notice::Explain => report::explanation_for(state, agent, now),
             Notice::Readme => include_str!("notice.md").to_owned(),
             Notice::GitIgnore => "*\n".to_owned(),
+            Notice::Claim | Notice::Release => self.said(agent, notice),
         }
     }
 }
 
-fn refusal(why: RefusalKind) -> Refusal {
+pub(super) fn refusal(why: RefusalKind) -> Refusal {
     match why {
         RefusalKind::Denied => Refusal::Denied,
         RefusalKind::Deadlock => Refusal::Busy,

@@ -78,7 +78,7 @@ impl FsError {
             Self::Moved => Errno::STALE,
             Self::WhiteoutDevice | Self::HiddenAttribute => Errno::PERM,
             Self::Unsupported => Errno::OPNOTSUPP,
-            Self::Invalid => Errno::INVAL,
+            Self::Invalid | Self::Refused(Refusal::Invalid) => Errno::INVAL,
             Self::BadHandle => Errno::BADF,
             Self::NoAttribute => Errno::NODATA,
         }
@@ -145,5 +145,6 @@ mod tests {
         assert_eq!(errno(Refusal::Denied), Errno::ACCESS);
         assert_eq!(errno(Refusal::Interrupted), Errno::INTR);
         assert_eq!(errno(Refusal::Closed), Errno::ROFS);
+        assert_eq!(errno(Refusal::Invalid), Errno::INVAL);
     }
 }

@@ -33,7 +33,7 @@ pub use attr::{Changes, SetTime};
 pub use control::{Cached, KernelCache};
 pub use error::{FsError, ViewError};
 pub use nodes::ROOT;
-pub use notices::{DIRECTORY_INO, is_virtual, is_virtual_path};
+pub use notices::{DIRECTORY_INO, is_fresh_each_time, is_virtual, is_virtual_path};
 pub use read::{Attr, DirEntry, DirList, Opened};
 pub use scratch::{Scratch, ScratchError};
 pub use write::Creation;

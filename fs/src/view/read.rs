@@ -82,7 +82,7 @@ impl View {
     /// node once more.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Option<Attr>, FsError> {
         if parent == notices::DIRECTORY_INO {
-            return notices::by_name(name).map(|notice| self.notice_attr(notice)).transpose();
+            return notices::by_name(name).map(|notice| self.fresh_attr(notice)).transpose();
         }
         let _names = self.read_names();
         let path = self.child_path(parent, name)?;
@@ -184,9 +184,15 @@ impl View {
         Ok(self.attr_of_file(notices::DIRECTORY_INO, stat))
     }
 
+    /// As the kernel is to know the file from now on.
+    fn fresh_attr(&self, notice: Notice) -> Result<Attr, FsError> {
+        Ok(Attr { ino: notices::fresh_ino(notice), ..self.notice_attr(notice)? })
+    }
+
     fn notice_attr(&self, notice: Notice) -> Result<Attr, FsError> {
         let mut stat = fs::fstat(self.layers.root(Which::Base))?;
-        stat.st_mode = FileType::RegularFile.as_raw_mode() | 0o444;
+        let permissions = if notice.takes_orders() { 0o666 } else { 0o444 };
+        stat.st_mode = FileType::RegularFile.as_raw_mode() | permissions;
         stat.st_nlink = 1;
         stat.st_blocks = 0;
         stat.st_size =
@@ -292,6 +298,18 @@ impl View {
         Opened { handle: self.handles.open_notice(text), direct: true }
     }
 
+    /// Opens a file of `.agentfs/` for orders alone.
+    pub fn open_for_orders(&self) -> Opened {
+        Opened { handle: self.handles.open_notice(String::new()), direct: true }
+    }
+
+    /// Whether the view shows a directory at `path`.
+    pub fn shows_dir(&self, path: &RelPath) -> bool {
+        let _names = self.read_names();
+        path.is_root()
+            || matches!(self.layers.entry(path), Ok(Some(entry)) if sys::is_dir(&entry.stat))
+    }
+
     /// The notice with this number, if it is one.
     pub fn notice(ino: u64) -> Option<Notice> {
         notices::by_ino(ino)
@@ -383,7 +401,7 @@ impl View {
         let listing = match list {
             DirList::Notices => {
                 let Some((notice, name)) = Notice::ALL.get(index) else { return Ok(None) };
-                let attr = Some(self.notice_attr(*notice)?);
+                let attr = Some(self.fresh_attr(*notice)?);
                 return Ok(Some(DirEntry { name: OsString::from(name), attr }));
             }
             DirList::Listing(listing) => listing,
