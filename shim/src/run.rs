@@ -3,6 +3,7 @@
 use crate::cli::{Confine, Run};
 use crate::env::SOCKET_INSIDE;
 use crate::error::SandboxError;
+use crate::keeper::{self, Keeper};
 use crate::plan::{Plan, Stdio};
 use crate::sandbox::{Ended, Sandbox};
 use crate::signals::{Interrupted, Signals};
@@ -18,8 +19,6 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc;
-use std::time::Duration;
 
 /// The exit status of failures that are not the command's.
 const OWN_FAILURE: u8 = 125;
@@ -141,10 +140,15 @@ pub fn run(args: Run) -> Result<ExitCode, RunError> {
     if !args.quiet {
         anstream::eprintln!("{}", summary::start(&started));
     }
-    let heartbeat = Heartbeat::start(client.clone(), started.run, started.heartbeat.0);
-    let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals);
-    drop(heartbeat);
-    let report = end(&client, started.run, ended.as_ref(), args.quiet, args.json);
+    let keeper = Keeper::start(client.clone(), workspace.clone(), started.clone());
+    let ended = keeper.map_err(|cause| SandboxError::Start(cause).into()).and_then(|keeper| {
+        confined(&started, args.argv.clone(), &private(&workspace), &signals, Some(&keeper))
+    });
+    let mut report = end(&client, started.run, ended.as_ref(), args.quiet, args.json);
+    if matches!(report, Err(ApiError::NoDaemon(_))) && keeper::was_killed(&workspace) {
+        report = Client::connect_or_start(&workspace)
+            .and_then(|client| end(&client, started.run, ended.as_ref(), args.quiet, args.json));
+    }
     let code = exit_code(&args.argv, ended);
     if let Err(error) = report {
         anstream::eprintln!(
@@ -163,7 +167,7 @@ pub fn confine(args: &Confine) -> Result<ExitCode, RunError> {
     let started: StartedRun =
         serde_json::from_slice(&json).map_err(|error| wrong(error.to_string()))?;
     let workspace = Workspace::at(&started.root)?;
-    let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals);
+    let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals, None);
     exit_code(&args.argv, ended)
 }
 
@@ -183,6 +187,7 @@ fn confined(
     argv: Vec<OsString>,
     private: &[PathBuf],
     signals: &Signals,
+    keeper: Option<&Keeper>,
 ) -> Result<Ended, RunError> {
     let spec = Spec::gather(started, argv, private)?;
     let stdio = if terminal::is_interactive() {
@@ -191,6 +196,9 @@ fn confined(
         Stdio::Inherited
     };
     let sandbox = Sandbox::launch(&Plan::of(&spec, stdio))?;
+    if let Some(keeper) = keeper {
+        keeper.knows(sandbox.process().map_err(SandboxError::Start)?);
+    }
     Ok(sandbox.supervise(signals)?)
 }
 
@@ -259,38 +267,6 @@ fn claim(text: &str, workspace: &Workspace, cwd: &Path) -> Result<WorkUnit, RunE
         on_disk.symlink_metadata().is_ok_and(|entry| entry.is_dir())
     };
     WorkUnit::typed(text.as_bytes(), locate, is_dir)
-}
-
-/// Tells the daemon that the run lives, from a thread of its own, until it is dropped.
-struct Heartbeat {
-    stop: Option<mpsc::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Heartbeat {
-    fn start(client: Client, run: RunId, every: Duration) -> Self {
-        let (stop, stopped) = mpsc::channel::<()>();
-        let every = every.max(Duration::from_millis(100));
-        let thread = std::thread::spawn(move || {
-            while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(every) {
-                // A daemon that restarts misses some of these and takes the next one.
-                if let Err(error) = client.heartbeat(run) {
-                    tracing::warn!(%error, "the daemon did not take a heartbeat");
-                }
-            }
-        });
-        Self { stop: Some(stop), thread: Some(thread) }
-    }
-}
-
-impl Drop for Heartbeat {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // It panics nowhere; if it did, the run's end is still to be reported.
-            let _ = thread.join();
-        }
-    }
 }
 
 #[cfg(test)]

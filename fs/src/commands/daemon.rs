@@ -130,6 +130,7 @@ impl Daemon {
         // Asked by the API, the owner has stopped already, and says so.
         let _ = self.service.ask(|owner| owner.stop(true)).await;
         self.server.shut_down();
+        let _ = layout::forget_mountpoint(&self.workspace);
         let _ = std::fs::remove_dir_all(self.workspace.runtime_dir.join("agents"));
         let _ = std::fs::remove_file(self.workspace.operator_socket());
         tracing::info!("ended");
@@ -150,12 +151,16 @@ fn prepare(workspace: &Workspace, mountpoint: &Path) -> Result<OwnedFd, CommandE
     if !workspace.runtime_dir_is_ours() {
         return Err(CommandError::NotOurs(workspace.runtime_dir.clone()));
     }
-    for view in views_under(mountpoint) {
+    let before = layout::noted_mountpoint(workspace).filter(|noted| noted != mountpoint);
+    let left = before.iter().map(PathBuf::as_path).chain([mountpoint]).flat_map(views_under);
+    for view in left {
         tracing::info!(view = %view.display(), "unmounting what an earlier daemon left");
         fuse::detach(&view).map_err(CommandError::io("unmount", &view))?;
     }
     layout::make_private(mountpoint).map_err(CommandError::io("make the directory", mountpoint))?;
     refuse_busy(mountpoint, workspace)?;
+    layout::note_mountpoint(workspace, mountpoint)
+        .map_err(CommandError::io("note the mountpoint in", &workspace.state_dir))?;
     Ok(lock)
 }
 

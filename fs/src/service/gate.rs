@@ -3,8 +3,8 @@
 use super::Service;
 use crate::gate::{Answer, Gate, Intent, Notice, Ordered, Permit, Requester};
 use agentfs_api::Workspace;
-use agentfs_core::changeset::Before;
-use agentfs_core::machine::PathFacts;
+use agentfs_core::changeset::{Before, FileKind};
+use agentfs_core::machine::{PathFacts, Read};
 use agentfs_core::unit::InvalidUnit;
 use agentfs_core::{AgentName, RelPath, UnitList, WorkUnit};
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
@@ -23,7 +23,8 @@ type BaseEntry = dyn Fn(&RelPath) -> Before + Send + Sync;
 /// What the owner and an agent's view know in common.
 ///
 /// The owner alone lets paths in and out; the view only asks. Everything in it can be rebuilt
-/// from the journal except what was read, which begins anew with each run.
+/// from the journal except what was read, which begins anew with each run. After a restart of the
+/// daemon in the middle of a run it is unknown, and what is unknown counts as changed.
 #[derive(Default)]
 struct Known {
     /// Whether a run of this agent is alive: without one nothing is written.
@@ -32,6 +33,8 @@ struct Known {
     admitted: HashSet<RelPath>,
     /// The version of each path that the run last opened for reading.
     read: HashMap<RelPath, Before>,
+    /// Whether the run has read more than `read` says: it began under another daemon.
+    has_a_past: bool,
     /// Paths that the view shows in an older version than base has, and that version.
     pinned: HashMap<RelPath, Before>,
     /// The latest answers to orders, in words.
@@ -86,6 +89,11 @@ impl AgentGate {
     /// A run begins: it has read nothing, and its view is at the newest version of base.
     pub fn open(&self) {
         *self.known() = Known { live: true, ..Known::default() };
+    }
+
+    /// A run goes on that began under another daemon: nobody knows what it has read.
+    pub fn reopen(&self) {
+        *self.known() = Known { live: true, has_a_past: true, ..Known::default() };
     }
 
     /// The run has ended.
@@ -155,10 +163,17 @@ impl AgentGate {
     /// What there is to know of each path before it is written.
     pub fn facts(&self, paths: &[RelPath]) -> Vec<PathFacts> {
         let known = self.known();
-        let fact = |path: &RelPath| PathFacts {
-            path: path.clone(),
-            read: known.read.get(path).copied(),
-            base: (self.base_entry)(path),
+        let fact = |path: &RelPath| {
+            let base = (self.base_entry)(path);
+            let read = match known.read.get(path) {
+                Some(version) => Read::Version(*version),
+                // Only of files is it ever noted that they were read.
+                None if known.has_a_past && base.is_some_and(|b| b.kind == FileKind::File) => {
+                    Read::Unknown
+                }
+                None => Read::Never,
+            };
+            PathFacts { path: path.clone(), read, base }
         };
         paths.iter().map(fact).collect()
     }
@@ -259,6 +274,21 @@ mod tests {
     }
 
     #[test]
+    fn what_an_earlier_daemon_saw_being_read_is_unknown_until_it_is_read_again() {
+        let gate = gate_over(version(1));
+        gate.reopen();
+        let paths = writes("a").paths;
+        assert_eq!(gate.facts(&paths)[0].read, Read::Unknown);
+        gate.read(&paths[0]);
+        assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(1)));
+        gate.open();
+        assert_eq!(gate.facts(&paths)[0].read, Read::Never, "another run");
+        let new = gate_over(None);
+        new.reopen();
+        assert_eq!(new.facts(&paths)[0].read, Read::Never, "there was nothing to be read");
+    }
+
+    #[test]
     fn orders_name_paths_from_the_root_or_by_the_repositorys_own_path() {
         let gate = gate_over(None);
         assert_eq!(gate.locate(b"src/../a").unwrap().to_string(), "a");
@@ -282,14 +312,14 @@ mod tests {
         let gate = gate_over(version(2));
         gate.open();
         let paths = writes("a").paths;
-        assert_eq!(gate.facts(&paths)[0].read, None);
+        assert_eq!(gate.facts(&paths)[0].read, Read::Never);
         gate.pin([(paths[0].clone(), version(1))]);
         gate.read(&paths[0]);
-        assert_eq!(gate.facts(&paths)[0].read, Some(version(1)), "the pinned version");
+        assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(1)), "the pinned version");
         assert_eq!(gate.pinned(&paths), paths);
         gate.unpin(&paths);
         gate.read(&paths[0]);
-        assert_eq!(gate.facts(&paths)[0].read, Some(version(2)));
+        assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(2)));
         assert_eq!(gate.pinned(&paths), []);
     }
 }

@@ -21,6 +21,7 @@ mod waiters;
 
 pub use error::ServiceError;
 pub use owner::{Owner, Setup};
+pub use runs::LiveRun;
 
 use agentfs_api::types::{Lock, RunSummary};
 use agentfs_core::machine::{ClaimRequest, Exit};

@@ -25,6 +25,18 @@ const HEARTBEATS_PER_TTL: u32 = 8;
 /// The longest time between two signs of life.
 const LONGEST_HEARTBEAT: Duration = Duration::from_secs(30);
 
+/// A run that has not ended, for the server.
+pub struct LiveRun {
+    /// Which.
+    pub run: RunId,
+    /// The process whose end is its end.
+    pub process: u32,
+    /// Whose.
+    pub agent: AgentName,
+    /// Whom the agent has become, where the daemon runs as root.
+    pub run_as: Option<(u32, u32)>,
+}
+
 impl Owner {
     /// Registers a run and serves its view. Its claims are made afterwards.
     pub fn start_run(&mut self, request: StartRun) -> Result<StartedRun, ServiceError> {
@@ -59,6 +71,7 @@ impl Owner {
             aside.map_err(ServiceError::io("set aside the old .git in", &dirs.delta))?;
         }
         let dirs = self.serve(agent)?;
+        self.gate_of(agent)?.open();
         if let Err(error) = identity::seed(&dirs.home, &self.workspace.root, self.files.shown) {
             tracing::warn!(%agent, %error, "the agent's home has no git identity");
         }
@@ -73,7 +86,7 @@ impl Owner {
             view: self.mountpoint.join(agent.as_str()),
             home: dirs.home,
             socket: self.workspace.agent_socket(&agent),
-            run_as: rustix::process::geteuid().is_root().then_some(self.files.shown),
+            run_as: self.run_as(),
             heartbeat: Span(heartbeat.max(Duration::from_millis(100))),
             agent,
         }
@@ -89,7 +102,7 @@ impl Owner {
         Ok(())
     }
 
-    /// Makes the agent's view be there, at the newest version of base, and its gate open.
+    /// Makes the agent's view be there, at the newest version of base.
     fn serve(&mut self, agent: &AgentName) -> Result<AgentDirs, ServiceError> {
         let dirs = self.open_view(agent)?;
         let mountpoint = self.mountpoint.join(agent.as_str());
@@ -103,8 +116,19 @@ impl Owner {
                 .map_err(ServiceError::io("make the directory", &mountpoint))?;
             served.mounted = Some(fuse::mount(served.view.clone(), &mountpoint)?);
         }
-        served.gate.open();
         Ok(dirs)
+    }
+
+    /// The gate of an agent whose view is open.
+    fn gate_of(&self, agent: &AgentName) -> Result<&Arc<AgentGate>, ServiceError> {
+        self.agents.get(agent).map(|served| &served.gate).ok_or(ServiceError::Stopped)
+    }
+
+    /// Serves a run that began under another daemon again.
+    fn serve_again(&mut self, agent: &AgentName) -> Result<(), ServiceError> {
+        self.serve(agent)?;
+        self.gate_of(agent)?.reopen();
+        Ok(())
     }
 
     /// Opens the agent's view without mounting it: enough to look at its delta or to drop it.
@@ -235,7 +259,7 @@ impl Owner {
             if !alive {
                 let found = self.changes_of(&agent);
                 self.end_run(run, Exit::Lost, found)?;
-            } else if let Err(error) = self.serve(&agent) {
+            } else if let Err(error) = self.serve_again(&agent) {
                 tracing::error!(%agent, %error, "its view can't be served again");
             }
         }
@@ -256,9 +280,20 @@ impl Owner {
         Ok(())
     }
 
-    /// The live runs with the processes that they end with: to be watched.
-    pub fn live_runs(&self) -> Vec<(RunId, u32)> {
+    /// The live runs with the processes that they end with: to be watched, and listened to.
+    pub fn live_runs(&self) -> Vec<LiveRun> {
         let live = self.state().runs.values().filter(|run| run.ended.is_none());
-        live.map(|run| (run.id, run.process.pid)).collect()
+        let live = live.map(|run| LiveRun {
+            run: run.id,
+            process: run.process.pid,
+            agent: run.agent.clone(),
+            run_as: self.run_as(),
+        });
+        live.collect()
+    }
+
+    /// Whom an agent becomes, where the daemon runs as root.
+    fn run_as(&self) -> Option<(u32, u32)> {
+        rustix::process::geteuid().is_root().then_some(self.files.shown)
     }
 }

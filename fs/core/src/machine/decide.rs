@@ -2,7 +2,7 @@
 
 use super::{
     ClaimEnd, ClaimRequest, Command, Event, LeaseEnd, Machine, OPERATOR, PathFacts, Policy,
-    ProcessMark, RefusalKind, Rejection, Reply,
+    ProcessMark, Read, RefusalKind, Rejection, Reply,
 };
 use crate::changeset::Before;
 use crate::explain;
@@ -234,10 +234,14 @@ impl Step<'_> {
         let known = self.machine.state.agent(agent)?;
         let new: Vec<PathFacts> =
             facts.into_iter().filter(|fact| !known.based.contains_key(&fact.path)).collect();
-        let stale = new.iter().find(|fact| fact.read.is_some_and(|read| read != fact.base));
-        if let Some(fact) = stale {
+        let stale = |fact: &&PathFacts| match fact.read {
+            Read::Never => false,
+            Read::Version(read) => read != fact.base,
+            Read::Unknown => true,
+        };
+        if let Some(fact) = new.iter().find(stale) {
             let (unit, why) = (WorkUnit::File(fact.path.clone()), RefusalKind::Stale);
-            let text = explain::stale(agent, &fact.path, cause);
+            let text = explain::stale(agent, &fact.path, cause, fact.read);
             self.emit(Event::Refused { agent: agent.clone(), unit, why, text });
             return Ok(Reply::Refused(why));
         }

@@ -121,7 +121,7 @@ fn orders_are_writes_and_each_is_answered_by_its_own_errno() {
     assert_eq!(modes, [0o100_666, 0o100_666, 0o100_444]);
     assert_eq!(errno(fs::remove_file(m.at(".agentfs/claim"))), libc::EROFS);
     assert_eq!(
-        errno(fs::set_permissions(m.at(".agentfs/claim"), fs::Permissions::from_mode(0))),
+        errno(fs::set_permissions(m.at(".agentfs/claim"), fs::Permissions::from_mode(0o000))),
         libc::EROFS
     );
 }
