@@ -75,6 +75,12 @@ pub enum Refusal {
     /// No run of this agent is alive, or the daemon ends.
     #[error("no live run")]
     Closed,
+    /// The journal has no space for it.
+    #[error("no space left for the journal")]
+    Full,
+    /// The journal failed.
+    #[error("the journal failed")]
+    NotRecorded,
     /// What was written into a file of `.agentfs/` names no work unit.
     #[error("no work unit")]
     Invalid,

@@ -77,6 +77,8 @@ fn set_up_log(background: bool) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A log on a full disk is no reason to end: that is what saying so on the same disk does.
+        .log_internal_errors(false)
         .with_ansi(!background)
         .with_target(false)
         .init();

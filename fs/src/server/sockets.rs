@@ -14,8 +14,12 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
+
+/// When to try again to record the end of a run that the journal had no place for.
+const RECORD_AGAIN: Duration = Duration::from_secs(2);
 
 /// Why the server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +128,12 @@ impl Server {
             if ended.is_err() {
                 return;
             }
-            match service.end_run(run, Exit::Lost).await {
+            let mut lost = service.end_run(run, Exit::Lost).await;
+            while let Err(ServiceError::NotRecorded(_)) = lost {
+                tokio::time::sleep(RECORD_AGAIN).await;
+                lost = service.end_run(run, Exit::Lost).await;
+            }
+            match lost {
                 Ok(_) => tracing::warn!(%run, "the shim vanished; the run is lost"),
                 // It said before how the run ended, or the daemon ends.
                 Err(ServiceError::Rejected(_) | ServiceError::Stopped) => {}

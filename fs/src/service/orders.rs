@@ -2,7 +2,7 @@
 //! sandbox leaves them no socket. The same claims as by the API, the answer as an errno, and in
 //! words as the text of the file that was written.
 
-use super::waiters::{Waiter, refusal};
+use super::waiters::{Waiter, refusal, unrecorded};
 use super::{Owner, ServiceError, report};
 use crate::gate::{Notice, Ordered, Refusal, Requester};
 use agentfs_core::locks::Origin;
@@ -15,6 +15,13 @@ pub(super) struct OrderedClaim {
     pub(super) request: ClaimRequest,
     pub(super) requester: Requester,
     done: Ordered,
+}
+
+impl OrderedClaim {
+    /// It is refused, for a reason that is not the claim's.
+    pub(super) fn fail(self, why: Refusal) {
+        (self.done)(Err(why));
+    }
 }
 
 impl Owner {
@@ -116,7 +123,7 @@ impl Owner {
         if let Some(served) = self.agents.get(agent) {
             served.gate.say(order, words);
         }
-        self.after_commit(move || done(said));
+        self.after_commit(move |kept| done(kept.map_err(unrecorded).and(said)));
     }
 
     /// The text of a file that takes orders.

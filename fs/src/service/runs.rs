@@ -264,7 +264,7 @@ impl Owner {
             }
         }
         self.end_stale_waits()?;
-        self.commit();
+        self.commit()?;
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Those that wait: writes held at the gate, and claims made by hand.
 
 use super::orders::OrderedClaim;
-use super::{Owner, ServiceError, list, report};
+use super::{NotRecorded, Owner, ServiceError, if_kept, list, report};
 use crate::gate::{Answer, Intent, Notice, Permit, Refusal, Requester, ViewControl as _};
 use crate::process;
 use agentfs_api::types::Lock;
@@ -31,6 +31,18 @@ impl Waiter {
                 requester.tid != 0 && process::is_interrupted(requester.tid)
             }
             Self::Claim { reply, .. } => reply.is_closed(),
+        }
+    }
+}
+
+impl Waiter {
+    /// The journal has failed and does not know of the wait.
+    pub(super) fn fail(self, why: &NotRecorded) {
+        match self {
+            Self::Write { answer, .. } => answer(Err(unrecorded(why.clone()))),
+            Self::Order(order) => order.fail(unrecorded(why.clone())),
+            // Whoever has gone away needs no answer.
+            Self::Claim { reply, .. } => drop(reply.send(Err(why.clone().into()))),
         }
     }
 }
@@ -101,7 +113,7 @@ impl Owner {
 
     /// Answers a write once the journal has the decision.
     fn answer(&mut self, answer: Answer, said: Result<Permit, Refusal>) {
-        self.after_commit(move || answer(said));
+        self.after_commit(move |kept| answer(kept.map_err(unrecorded).and(said)));
     }
 
     /// A claim by hand.
@@ -128,7 +140,7 @@ impl Owner {
 
     fn reply(&mut self, reply: Granted, said: Result<Vec<Lock>, ServiceError>) {
         // Whoever has gone away needs no answer.
-        self.after_commit(move || drop(reply.send(said)));
+        self.after_commit(move |kept| drop(reply.send(if_kept(kept, said))));
     }
 
     /// The sentence about the agent's latest refusal.
@@ -229,6 +241,12 @@ impl Owner {
             Notice::Claim | Notice::Release => self.said(agent, notice),
         }
     }
+}
+
+/// What a write meets when the journal fails.
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+pub(super) fn unrecorded(why: NotRecorded) -> Refusal {
+    if why.full { Refusal::Full } else { Refusal::NotRecorded }
 }
 
 pub(super) fn refusal(why: RefusalKind) -> Refusal {

@@ -69,6 +69,8 @@ impl FsError {
             Self::Refused(Refusal::Denied) => Errno::ACCESS,
             Self::Refused(Refusal::Interrupted) => Errno::INTR,
             Self::Refused(Refusal::Closed) | Self::Virtual => Errno::ROFS,
+            Self::Refused(Refusal::Full) => Errno::NOSPC,
+            Self::Refused(Refusal::NotRecorded) => Errno::IO,
             Self::NotFound => Errno::NOENT,
             Self::Exists => Errno::EXIST,
             Self::NotDirectory => Errno::NOTDIR,
@@ -146,5 +148,6 @@ mod tests {
         assert_eq!(errno(Refusal::Interrupted), Errno::INTR);
         assert_eq!(errno(Refusal::Closed), Errno::ROFS);
         assert_eq!(errno(Refusal::Invalid), Errno::INVAL);
+        assert_eq!(errno(Refusal::Full), Errno::NOSPC);
     }
 }
