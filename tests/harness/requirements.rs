@@ -9,11 +9,15 @@ use std::sync::OnceLock;
 pub const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 
 /// The programs that the harness and the scenarios use, and the Debian packages that have them.
-const TOOLS: [(&str, &str); 10] = [
+const TOOLS: [(&str, &str); 14] = [
     ("bash", "bash"),
+    ("bindfs", "bindfs"),
     ("env", "coreutils"),
     ("fusermount3", "fuse3"),
     ("git", "git"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
     ("mount", "mount"),
     ("nsenter", "util-linux"),
     ("python3", "python3"),

@@ -26,6 +26,7 @@ pub(super) fn serve(
     background: bool,
 ) -> Result<ExitCode, CommandError> {
     set_up_log(background);
+    raise_open_files();
     if background {
         // A session of its own, so that the terminal's end and its Ctrl-C do not reach it. Fails
         // only where it already leads one.
@@ -70,6 +71,17 @@ fn live(
     // Not waited for: a task may still hold a system call that only its own end would end.
     runtime.shutdown_background();
     ended
+}
+
+/// Every file that is open in a view is open in the daemon too.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, ?current, "the limit of open files can't be raised");
+    }
 }
 
 fn set_up_log(background: bool) {

@@ -123,7 +123,8 @@ pub enum ViewError {
     /// The delta's file system can't hold what the format needs.
     #[error(
         "the file system of {delta} can't keep {what}, which a view needs: \
-         keep agentfs's state on ext4, xfs, btrfs or tmpfs ({source})"
+         set AGENTFS_STATE_DIR to a directory on ext4, xfs, btrfs or tmpfs, in a container on a \
+         volume ({source})"
     )]
     Format {
         /// The delta.
