@@ -7,6 +7,7 @@ use agentfs_tests::{World, in_both_worlds};
 
 in_both_worlds!(
     a_full_disk_is_said_and_leaves_nothing_half_done,
+    without_inodes_nothing_is_deleted_or_moved_by_half,
     a_full_journal_is_said_and_the_daemon_goes_on,
     what_base_cannot_read_is_an_error_of_the_reader_alone,
 );
@@ -50,6 +51,30 @@ fn a_full_disk_is_said_and_leaves_nothing_half_done(world: &World) {
     let base = world.sh(base).ok().out();
     assert!(base.starts_with("beta\nheld\n3145730\nc.txt\n"), "{base}");
     assert!(!base.contains("fill") && !base.contains("stage"), "{base}");
+}
+
+/// A whiteout is an inode too.
+fn without_inodes_nothing_is_deleted_or_moved_by_half(world: &World) {
+    world.configure("publish = \"manual\"\n");
+    world.root_sh(
+        "mount -t tmpfs -o nr_inodes=100,size=64m agentfs-e2e ../s && chown --reference=. ../s",
+    );
+    let script = "mkdir many src/keep; n=0
+        while bash -c \"echo >many/$n\" 2>/tmp/why; do n=$((n + 1)); done
+        grep -q 'No space left on device' /tmp/why || exit 41
+        rm src/a.txt && exit 42; mv src/b.txt src/moved.txt && exit 43
+        bash -c 'echo x >>src/c.txt' && exit 44; rm -r docs && exit 45
+        cat src/a.txt src/b.txt src/c.txt; ls src docs; ls -A .agentfs/locks
+        rm -r many
+        rm src/a.txt && mv src/b.txt src/moved.txt && echo x >>src/c.txt && rm -r docs || exit 46
+        cat src/moved.txt src/c.txt; ls src; exit 0";
+    let done = world.agent("alice").run(script).exits(0);
+    let kept = "alpha\nbeta\ngamma\ndocs:\nimage.bin\nlink\n\nsrc:\na.txt\nb.txt\nc.txt\nkeep\n";
+    let then = ".agentfs/locks\nbeta\ngamma\nx\nc.txt\nkeep\nmoved.txt\n";
+    assert_eq!(done.out(), format!("{kept}{then}"), "{done}");
+    assert_eq!(world.root_sh("ls -A ../s/*/agents/alice/work").out(), "", "nothing is left");
+    world.apply("alice");
+    assert_eq!(world.sh("ls; ls src").ok().out().matches("docs").count(), 0);
 }
 
 fn a_full_journal_is_said_and_the_daemon_goes_on(world: &World) {
