@@ -15,14 +15,18 @@ fn fifty_agents_work_at_once(world: &World) {
     };
     let mut agents: Vec<_> =
         (0..AGENTS).map(|n| world.agent(&format!("agent{n}")).start(&script(n))).collect();
-    agents.iter_mut().for_each(|agent| agent.hears("ready"));
+    for agent in &mut agents {
+        agent.hears("ready");
+    }
     assert_eq!(world.status().live_runs, AGENTS);
     assert_eq!(world.mounted_views().len(), AGENTS);
     let limits = world.cmd(["cat", &format!("/proc/{}/limits", world.status().pid)]).ok().out();
     let open = limits.lines().find(|line| line.starts_with("Max open files")).unwrap_or_default();
     let numbers: BTreeSet<&str> = open.split_whitespace().skip(3).take(2).collect();
     assert_eq!(numbers.len(), 1, "as many open files as may be: {open}");
-    agents.iter().for_each(|agent| agent.tells("all"));
+    for agent in &agents {
+        agent.tells("all");
+    }
     for agent in agents {
         let done = agent.finish().exits(0);
         assert!(done.err().contains("applied"), "{done}");
