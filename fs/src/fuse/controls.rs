@@ -18,14 +18,16 @@ impl Adapter {
         if writes(flags) && !notice.takes_orders() {
             return reply.error(failed("open", FsError::Virtual));
         }
+        let (view, kernel) = (self.view.clone(), self.kernel.clone());
         if flags & OFlags::ACCMODE == OFlags::WRONLY {
-            return answer_open(reply, Ok(self.view.open_for_orders()));
+            return answer_open(reply, &kernel, &view, ino, Ok(view.open_for_orders()));
         }
         if notice == Notice::GitIgnore {
-            return answer_open(reply, Ok(self.view.open_notice(notice)));
+            return answer_open(reply, &kernel, &view, ino, Ok(view.open_notice(notice)));
         }
-        let view = self.view.clone();
-        self.workers.run(move || answer_open(reply, Ok(view.open_notice(notice))));
+        self.workers.run(move || {
+            answer_open(reply, &kernel, &view, ino, Ok(view.open_notice(notice)));
+        });
     }
 
     /// Passes on what the thread `tid` has written; each write is an order of its own.

@@ -4,13 +4,20 @@ use crate::view::{Attr, FsError, SetTime, is_fresh_each_time};
 use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How long the kernel may keep entries and attributes without asking again. Base can change
-/// under a view without anybody telling it, so this is what a human's edit may take to show.
-pub(super) const TTL: Duration = Duration::from_secs(1);
+/// How long the kernel may keep what the view tells it of every change of.
+const TOLD: Duration = Duration::from_hours(24);
+
+/// The same where base can change without anybody telling: what a person's edit takes to show.
+const UNTOLD: Duration = Duration::from_secs(1);
+
+/// How long the kernel may keep entries and attributes without asking again.
+pub(super) fn ttl(told: bool) -> Duration {
+    if told { TOLD } else { UNTOLD }
+}
 
 /// How long the kernel may keep the entry that leads to a number.
-pub(super) fn entry_ttl(ino: u64) -> Duration {
-    if is_fresh_each_time(ino) { Duration::ZERO } else { TTL }
+pub(super) fn entry_ttl(told: bool, ino: u64) -> Duration {
+    if is_fresh_each_time(ino) { Duration::ZERO } else { ttl(told) }
 }
 
 pub(super) fn errno(error: FsError) -> Errno {

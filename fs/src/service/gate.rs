@@ -199,13 +199,14 @@ impl Gate for AgentGate {
         self.service.send(Box::new(move |owner| owner.write(agent, intent, requester, answer)));
     }
 
-    fn read(&self, path: &RelPath) {
-        let version = (self.base_entry)(path);
-        let mut known = self.known();
-        if !known.admitted.contains(path) {
-            let shown = known.pinned.get(path).copied().unwrap_or(version);
-            known.read.insert(path.clone(), shown);
+    fn read(&self, path: &RelPath, seen: Before) {
+        if self.known().admitted.contains(path) {
+            return;
         }
+        let version = seen.or_else(|| (self.base_entry)(path));
+        let mut known = self.known();
+        let shown = known.pinned.get(path).copied().unwrap_or(version);
+        known.read.insert(path.clone(), shown);
     }
 
     fn forget(&self, path: &RelPath) {
@@ -279,7 +280,7 @@ mod tests {
         gate.reopen();
         let paths = writes("a").paths;
         assert_eq!(gate.facts(&paths)[0].read, Read::Unknown);
-        gate.read(&paths[0]);
+        gate.read(&paths[0], None);
         assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(1)));
         gate.open();
         assert_eq!(gate.facts(&paths)[0].read, Read::Never, "another run");
@@ -314,11 +315,11 @@ mod tests {
         let paths = writes("a").paths;
         assert_eq!(gate.facts(&paths)[0].read, Read::Never);
         gate.pin([(paths[0].clone(), version(1))]);
-        gate.read(&paths[0]);
+        gate.read(&paths[0], None);
         assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(1)), "the pinned version");
         assert_eq!(gate.pinned(&paths), paths);
         gate.unpin(&paths);
-        gate.read(&paths[0]);
+        gate.read(&paths[0], None);
         assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(2)));
         assert_eq!(gate.pinned(&paths), []);
     }
