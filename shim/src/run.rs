@@ -145,7 +145,9 @@ pub fn run(args: Run) -> Result<ExitCode, RunError> {
         confined(&started, args.argv.clone(), &private(&workspace), &signals, Some(&keeper))
     });
     let mut report = end(&client, started.run, ended.as_ref(), args.quiet, args.json);
-    if matches!(report, Err(ApiError::NoDaemon(_))) && keeper::was_killed(&workspace) {
+    // Also where the daemon was killed while it was asked.
+    let unheard = matches!(report, Err(ApiError::NoDaemon(_) | ApiError::Transport(_)));
+    if unheard && keeper::was_killed(&workspace) {
         report = Client::connect_or_start(&workspace)
             .and_then(|client| end(&client, started.run, ended.as_ref(), args.quiet, args.json));
     }

@@ -170,7 +170,8 @@ fn a_run_that_ends_without_a_daemon_is_recorded_by_a_new_one(world: &World) {
     world.signal(pid, "KILL");
     let done = alice.finish().exits(0);
     let last = done.err().lines().last().unwrap_or_default().to_owned();
-    let summary: RunSummary = serde_json::from_str(&last).expect("the summary is JSON");
+    let summary: RunSummary =
+        serde_json::from_str(&last).unwrap_or_else(|error| panic!("no summary ({error}): {done}"));
     assert_eq!(summary.changes.changes.len(), 1, "{done}");
     assert!(matches!(summary.outcome, Outcome::Applied { .. }), "{done}");
     assert_eq!(world.base("src/a.txt"), "work\n");

@@ -12,8 +12,12 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+/// How long a daemon that was killed may take to be gone.
+const DYING: Duration = Duration::from_secs(3);
 
 /// What the process in the background says when it serves.
 pub(super) const READY: &str = "ready";
@@ -185,23 +189,25 @@ fn lock(workspace: &Workspace) -> Result<OwnedFd, CommandError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir =
         rustix::fs::open(root, flags, Mode::empty()).map_err(CommandError::io("open", root))?;
-    match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(dir),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let status = Client::connect(workspace).and_then(|client| client.status());
-            let by = status.map_or_else(
-                |_| " by a daemon that does not answer you (another user's?)".to_owned(),
-                |status| {
-                    format!(
-                        " (process {}, views under {})",
-                        status.pid,
-                        status.mountpoint.display()
-                    )
-                },
-            );
-            Err(CommandError::AlreadyServed { root: root.clone(), by })
+    let asked = Instant::now();
+    loop {
+        match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(dir),
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(errno) => return Err(CommandError::io("lock", root)(errno)),
         }
-        Err(errno) => Err(CommandError::io("lock", root)(errno)),
+        let by = match Client::connect(workspace).and_then(|client| client.status()) {
+            Ok(status) => {
+                format!(" (process {}, views under {})", status.pid, status.mountpoint.display())
+            }
+            // One that was killed answers no more, and has the lock until the last of it is gone.
+            Err(_) if asked.elapsed() < DYING => {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+            Err(_) => " by a daemon that does not answer you (another user's?)".to_owned(),
+        };
+        return Err(CommandError::AlreadyServed { root: root.clone(), by });
     }
 }
 
