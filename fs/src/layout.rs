@@ -3,6 +3,7 @@
 //! ```text
 //! STATE/journal.db              the journal
 //! STATE/daemon.log              what a daemon in the background has to say
+//! STATE/mountpoint              where the views of the daemon that serves, or that died, are
 //! STATE/agents/NAME/delta/      the agent's changes, in overlayfs's on-disk format
 //! STATE/agents/NAME/work/       overlayfs's work directory
 //! STATE/agents/NAME/mounts/     work directories of the run's scratch mounts, by number
@@ -19,8 +20,10 @@ use crate::view::Owner;
 use agentfs_api::Workspace;
 use agentfs_core::AgentName;
 use rustix::fs::{Gid, Uid};
+use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -108,6 +111,27 @@ fn remove_work(dir: &Path) -> io::Result<()> {
         }
     }
     std::fs::remove_dir(dir)
+}
+
+/// Where the daemon that serves the workspace has its views, or had them when it was killed: the
+/// next one takes them away there, and serves live runs where their processes look for them.
+pub fn noted_mountpoint(workspace: &Workspace) -> Option<PathBuf> {
+    let path = std::fs::read(mountpoint_note(workspace)).ok()?;
+    Some(PathBuf::from(OsString::from_vec(path))).filter(|path| path.is_absolute())
+}
+
+/// Notes where views are.
+pub fn note_mountpoint(workspace: &Workspace, mountpoint: &Path) -> io::Result<()> {
+    std::fs::write(mountpoint_note(workspace), mountpoint.as_os_str().as_bytes())
+}
+
+/// No views are there any more.
+pub fn forget_mountpoint(workspace: &Workspace) -> io::Result<()> {
+    std::fs::remove_file(mountpoint_note(workspace))
+}
+
+fn mountpoint_note(workspace: &Workspace) -> PathBuf {
+    workspace.state_dir.join("mountpoint")
 }
 
 /// Makes `dir`, and what is missing above it, for its owner alone.

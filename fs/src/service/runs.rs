@@ -26,6 +26,18 @@ const HEARTBEATS_PER_TTL: u32 = 8;
 /// The longest time between two signs of life.
 const LONGEST_HEARTBEAT: Duration = Duration::from_secs(30);
 
+/// A run that has not ended, for the server.
+pub struct LiveRun {
+    /// Which.
+    pub run: RunId,
+    /// The process whose end is its end.
+    pub process: u32,
+    /// Whose.
+    pub agent: AgentName,
+    /// Whom the agent has become, where the daemon runs as root.
+    pub run_as: Option<(u32, u32)>,
+}
+
 impl Owner {
     /// Registers a run and serves its view. Its claims are made afterwards.
     /// `scratch` are the directories to be mounted past the view, where that can be.
@@ -66,6 +78,7 @@ impl Owner {
         self.clear_discarded(agent)?;
         let places = self.begin_git(run, agent)?;
         let dirs = self.serve(agent)?;
+        self.gate_of(agent)?.open();
         if let Err(error) = identity::seed(&dirs.home, &self.workspace.root, self.files.shown) {
             tracing::warn!(%agent, %error, "the agent's home has no git identity");
         }
@@ -87,7 +100,7 @@ impl Owner {
             view: self.mountpoint.join(agent.as_str()),
             home: dirs.home,
             socket: self.workspace.agent_socket(&agent),
-            run_as: rustix::process::geteuid().is_root().then_some(self.files.shown),
+            run_as: self.run_as(),
             heartbeat: Span(heartbeat.max(Duration::from_millis(100))),
             scratch,
             agent,
@@ -115,7 +128,7 @@ impl Owner {
         Ok(())
     }
 
-    /// Makes the agent's view be there, at the newest version of base, and its gate open.
+    /// Makes the agent's view be there, at the newest version of base.
     fn serve(&mut self, agent: &AgentName) -> Result<AgentDirs, ServiceError> {
         let dirs = self.open_view(agent)?;
         let mountpoint = self.mountpoint.join(agent.as_str());
@@ -131,8 +144,19 @@ impl Owner {
             sync::tell_watchers(&self.attendant, &mounted);
             served.mounted = Some(mounted);
         }
-        served.gate.open();
         Ok(dirs)
+    }
+
+    /// The gate of an agent whose view is open.
+    fn gate_of(&self, agent: &AgentName) -> Result<&Arc<AgentGate>, ServiceError> {
+        self.agents.get(agent).map(|served| &served.gate).ok_or(ServiceError::Stopped)
+    }
+
+    /// Serves a run that began under another daemon again.
+    fn serve_again(&mut self, agent: &AgentName) -> Result<(), ServiceError> {
+        self.serve(agent)?;
+        self.gate_of(agent)?.reopen();
+        Ok(())
     }
 
     /// Opens the agent's view without mounting it: enough to look at its delta or to drop it.
@@ -161,7 +185,8 @@ impl Owner {
             // refused at apply, never merged into something unseen.
             let base_entry =
                 move |path: &RelPath| changeset::signature(&root, path).unwrap_or(None);
-            let gate = AgentGate::new(agent.clone(), self.service.clone(), Box::new(base_entry));
+            let (workspace, service) = (self.workspace.clone(), self.service.clone());
+            let gate = AgentGate::new(agent.clone(), workspace, service, Box::new(base_entry));
             let view = View::open(spec, gate.clone())?;
             self.agents.insert(agent.clone(), Served { view, gate, mounted: None });
         }
@@ -266,7 +291,7 @@ impl Owner {
             if !alive {
                 let found = self.changes_of(&agent);
                 self.end_run(run, Exit::Lost, found)?;
-            } else if let Err(error) = self.serve(&agent) {
+            } else if let Err(error) = self.serve_again(&agent) {
                 tracing::error!(%agent, %error, "its view can't be served again");
             }
         }
@@ -274,7 +299,7 @@ impl Owner {
         if let Err(error) = self.forget_idle_gits() {
             tracing::error!(%error, "copies of the repository that nobody needs are still there");
         }
-        self.commit();
+        self.commit()?;
         Ok(())
     }
 
@@ -290,9 +315,20 @@ impl Owner {
         Ok(())
     }
 
-    /// The live runs with the processes that they end with: to be watched.
-    pub fn live_runs(&self) -> Vec<(RunId, u32)> {
+    /// The live runs with the processes that they end with: to be watched, and listened to.
+    pub fn live_runs(&self) -> Vec<LiveRun> {
         let live = self.state().runs.values().filter(|run| run.ended.is_none());
-        live.map(|run| (run.id, run.process.pid)).collect()
+        let live = live.map(|run| LiveRun {
+            run: run.id,
+            process: run.process.pid,
+            agent: run.agent.clone(),
+            run_as: self.run_as(),
+        });
+        live.collect()
+    }
+
+    /// Whom an agent becomes, where the daemon runs as root.
+    fn run_as(&self) -> Option<(u32, u32)> {
+        rustix::process::geteuid().is_root().then_some(self.files.shown)
     }
 }
