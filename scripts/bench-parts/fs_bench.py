@@ -19,7 +19,7 @@ from pathlib import Path
 import fs_fixture
 import fs_peers
 import fs_report
-from common import PROGRAMS, SCRATCH, fail, machine, run
+from common import PROGRAMS, SCRATCH, fail, length, machine
 
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 ROOT_PEERS = ["native", "overlayfs", "fuse-overlayfs", "bindfs", "agentfs"]
@@ -96,13 +96,20 @@ def measure(arguments):
 @contextlib.contextmanager
 def directory():
     """A directory that is gone at the end, also when this is told to end."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(deaf() or 143))
     top = Path(tempfile.mkdtemp(prefix="afs-bench-", dir=SCRATCH))
     try:
         yield top
     finally:
+        deaf()
         # Python would take a minute for what this does in a second.
-        subprocess.run(["rm", "-rf", "--one-file-system", top], check=True)
+        subprocess.run(["rm", "-rf", "--one-file-system", top], check=True, start_new_session=True)
+
+
+def deaf():
+    """From now on there is nothing to do but to tidy up: to be told to end twice must not stop that."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def prepare(top, plan):
@@ -130,10 +137,18 @@ def in_namespaces(top, plan):
     try:
         status = inner.wait()
     finally:
-        inner.kill()
-        inner.wait()
+        end(inner)
     if status != 0:
         sys.exit(1)
+
+
+def end(unshare):
+    """Kills all in the namespaces, by their first process: `unshare` ends when no process is left."""
+    children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children")
+    with contextlib.suppress(OSError):
+        for child in children.read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+    unshare.wait()
 
 
 def inside(top):
@@ -173,25 +188,30 @@ def one_round(number, peers, rows, samples):
     for peer in turned:
         peer.open()
     for row in rows:
+        said = []
         for peer in turned:
             if row not in AGENTFS_ONLY or isinstance(peer, fs_peers.Agentfs):
-                samples.setdefault(row, {}).setdefault(peer.name, []).append(one(peer, row))
+                sample = one(peer, row)
+                samples.setdefault(row, {}).setdefault(peer.name, []).append(sample)
+                said.append(f"{peer.name} {length(sample['us'])}")
+        say(f"round {number + 1}: {row}: {', '.join(said)}")
     for peer in turned:
         peer.close()
     say(f"round {number + 1} took {time.monotonic() - begun:.0f} s")
 
 
 def one(peer, row):
-    """One row in one peer: what the worker says, and what its daemon did for it."""
+    """One row in one peer: what the worker says, and what its daemon did for it (preparing and restoring included)."""
     requests, cpu = peer.requests(), cpu_of(peer.daemon())
     sample = peer.ask({"do": "measure", "row": row})
     if "error" in sample:
         fail(f"{row} in {peer.name}: {sample['error']}")
+    times = sample.pop("times")
     if cpu is not None:
-        sample["daemon_cpu_us"] = cpu_of(peer.daemon()) - cpu
+        sample["daemon_cpu_us"] = (cpu_of(peer.daemon()) - cpu) / times
     after = peer.requests()
     if requests is not None and after is not None:
-        counts = {kind: count - requests.get(kind, 0) for kind, count in after.items()}
+        counts = {kind: (count - requests.get(kind, 0)) // times for kind, count in after.items()}
         sample["requests"] = {kind: count for kind, count in counts.items() if count}
     return sample
 

@@ -47,7 +47,7 @@ def summary(result):
                 entry["ratio"] = round(medians[peer] / medians["native"], 3)
             if "daemon_cpu_us" in all[0]:
                 entry["daemon_cpu_us"] = middle(all, "daemon_cpu_us")
-            if "requests" in all[-1]:
+            if "requests" in all[-1]:  # of one round: they are about the same in each
                 entry["requests"] = all[-1]["requests"]
             row["peers"][peer] = entry
         row.update(judged(name, samples, medians, result))
@@ -83,6 +83,8 @@ def judged(name, samples, medians, result):
         return found
     ratio = medians[SELF] / medians[base]
     said = f"at most {most:.2f} of {base}'s time".replace(".00", "")
+    if "native" in medians:
+        found["limit"] = round(most * medians[base] / medians["native"], 3)
     return {**found, "target": said, "to": base, "to_ratio": round(ratio, 3),
             "met": ratio <= most and not found.get("rebuilt")}
 
@@ -100,7 +102,7 @@ def table(summed):
             rows.append([row["what"], *cells, row.get("target", ""), {True: "yes", False: "no"}.get(row.get("met"), "")])
         blocks.append(markdown(rows))
     rest = [other_line(row) for row in summed["rows"]]
-    blocks.append("\n".join(line for line in rest if line))
+    blocks.append("".join(f"{line}\n" for line in rest if line))
     blocks.append(details(summed))
     return "\n".join(block for block in blocks if block)
 
