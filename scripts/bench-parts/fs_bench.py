@@ -19,7 +19,7 @@ from pathlib import Path
 import fs_fixture
 import fs_peers
 import fs_report
-from common import PROGRAMS, SCRATCH, fail, length, machine
+from common import PROGRAMS, SCRATCH, fail, length, machine, run
 
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 ROOT_PEERS = ["native", "overlayfs", "fuse-overlayfs", "bindfs", "agentfs"]
@@ -54,6 +54,9 @@ def options(parser):
     group.add_argument("--peers", help=f"some of: {','.join(fs_peers.PEERS)}")
     group.add_argument("--rootless", action="store_true", help="all of it as an unprivileged user")
     group.add_argument("--size", type=int, default=256, help="of the large file, in MiB")
+    group.add_argument("--image", action="store_true",
+                       help="on an ext4 of its own, in a file: what else writes to the disk, and a "
+                            "disk that is told of each block that becomes free, matter less")  # fmt: skip
     group.add_argument("--plot", metavar="FILE", help="write a plot, as SVG")
     group.add_argument("--self-check", action="store_true",
                        help="measure the disk against itself; fails if the ratios are not about 1")  # fmt: skip
@@ -86,7 +89,7 @@ def measure(arguments):
     if missing:
         fail(f"{', '.join(sorted(missing))} missing; install, or leave the rows out by --rows")
     plan = {"peers": peers, "rows": rows, "rounds": arguments.rounds or 5, "size": arguments.size,
-            "rootless": arguments.rootless}  # fmt: skip
+            "rootless": arguments.rootless, "image": arguments.image}  # fmt: skip
     with directory() as top:
         prepare(top, plan)
         in_namespaces(top, plan)
@@ -120,7 +123,7 @@ def prepare(top, plan):
         shutil.copy(PROGRAMS / name, top / "bin")
     if any(row.startswith("cargo") for row in plan["rows"]):
         fs_fixture.toolchain(top / "rust")
-    user = f"afs-bench:x:{fs_peers.USER}:{fs_peers.USER}::{top}/agentfs/home:/bin/sh\n"
+    user = f"afs-bench:x:{fs_peers.USER}:{fs_peers.USER}::{top}/disk/agentfs/home:/bin/sh\n"
     (top / "passwd").write_text(Path("/etc/passwd").read_text() + user)
     (top / "plan.json").write_text(json.dumps(plan))
 
@@ -153,8 +156,8 @@ def end(unshare):
 
 def inside(top):
     """The part in the namespaces."""
-    top = Path(top)
-    plan = json.loads((top / "plan.json").read_text())
+    plan = json.loads((Path(top) / "plan.json").read_text())
+    top = disk(Path(top), plan)
     result = {"benchmark": "fs", "machine": machine(), **plan, "samples": {}}
     if plan["rootless"]:
         result["machine"]["user"] = "unprivileged"
@@ -168,7 +171,18 @@ def inside(top):
     for row in READY:
         if row in plan["rows"] and "agentfs" in plan["peers"]:
             measure_ready(top, row, plan, result["samples"])
-    (top / "result.json").write_text(json.dumps(result))
+    (top.parent / "result.json").write_text(json.dumps(result))
+
+
+def disk(top, plan):
+    """The directory in which all is done."""
+    place = top / "disk"
+    place.mkdir()
+    if plan["image"]:
+        run("truncate", f"--size={8 * 1024 + 20 * plan['size']}M", str(top / "image"))
+        run("mkfs.ext4", "-q", str(top / "image"))
+        run("mount", "-o", "loop,nodiscard", str(top / "image"), str(place))
+    return place
 
 
 def say(what):
@@ -247,7 +261,7 @@ class ReadyPeer(fs_peers.Agentfs):
     def seconds(self):
         command = self.run_of("sh", "-c", "ls; read -r line")
         begun = time.perf_counter()
-        run = subprocess.Popen(command, cwd=self.repo, env=self.environment(),
+        run = subprocess.Popen(command, env=self.environment(),
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
         if not run.stdout.readline():
             fail("a run for the view's readiness failed")

@@ -52,7 +52,11 @@ class Peer:
         # What the last round changed was put back; git has to see that it is the same.
         fs_fixture.settle(self.repo, self.prefix)
         self.mount()
-        self.start([*self.prefix, "python3", "-c", WORKER], HOME=str(self.home))
+        self.work_in(self.repo)
+
+    def work_in(self, directory):
+        # The user goes there, not root: root has no way into what another user has mounted.
+        self.start([*self.prefix, "env", f"--chdir={directory}", "python3", "-c", WORKER], HOME=str(self.home))
 
     def mount(self):
         pass
@@ -66,7 +70,7 @@ class Peer:
 
     def start(self, command, **environment):
         self.worker = subprocess.Popen(
-            command, cwd=self.repo, env={**os.environ, **environment}, text=True,
+            command, env={**os.environ, **environment}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
         self.ask({"do": "hello"})
 
@@ -138,13 +142,15 @@ class Served(Mounted):
     process = None
 
     def serve(self, *command):
-        before = os.stat(self.repo).st_dev
         self.process = subprocess.Popen(
-            [*self.prefix, *command], cwd="/", stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)  # fmt: skip
+            [*self.prefix, *command], cwd="/", stdin=subprocess.DEVNULL,
+            stderr=(self.own / "said").open("w"))  # fmt: skip
         until = time.monotonic() + 20
-        while os.stat(self.repo).st_dev == before:
+        # Root can't look into what another user has mounted.
+        while f" {self.repo} " not in Path("/proc/self/mounts").read_text():
             if self.process.poll() is not None or time.monotonic() > until:
-                fail(f"`{' '.join(command)}` does not serve")
+                said = (self.own / "said").read_text().strip()
+                fail(f"`{' '.join(command)}` does not serve: {said}")
             time.sleep(0.01)
 
     def unmount(self):
@@ -171,7 +177,8 @@ class Bindfs(Served):
     needs = "bindfs"
 
     def mount(self):
-        self.serve("bindfs", "-f", str(self.repo), str(self.repo))
+        others = ["--no-allow-other"] if self.rootless else []
+        self.serve("bindfs", "-f", *others, str(self.repo), str(self.repo))
 
 
 class Agentfs(Peer):
@@ -202,7 +209,7 @@ class Agentfs(Peer):
         self.start(self.run_of("python3", "-c", WORKER), **self.environment())
 
     def run_of(self, *command):
-        return [*self.prefix, "agentshim", "run", "--agent", self.agent, "--quiet", "--", *command]
+        return [*self.prefix, "env", f"--chdir={self.repo}", "agentshim", "run", "--agent", self.agent, "--quiet", "--", *command]
 
     def close(self):
         self.stop()
@@ -228,15 +235,12 @@ class AgentfsOutside(Agentfs):
 
     def begin(self):
         self.holder = subprocess.Popen(
-            self.run_of("cat"), cwd=self.repo, env=self.environment(), text=True,
+            self.run_of("cat"), env=self.environment(), text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
         self.holder.stdin.write("ready\n")
         self.holder.stdin.flush()
         self.holder.stdout.readline()
-        view = Path(self.status()["mountpoint"]) / self.agent
-        self.base, self.repo = self.repo, view
-        self.start([*self.prefix, "python3", "-c", WORKER], HOME=str(self.home))
-        self.repo = self.base
+        self.work_in(Path(self.status()["mountpoint"]) / self.agent)
 
     def stop(self):
         super().stop()

@@ -52,7 +52,7 @@ def summary(result):
             row["peers"][peer] = entry
         row.update(judged(name, samples, medians, result))
         rows.append(row)
-    return {**{key: result[key] for key in ("benchmark", "machine", "rounds", "size", "rootless")}, "rows": rows}
+    return {**{key: result[key] for key in ("benchmark", "machine", "rounds", "size", "rootless", "image")}, "rows": rows}
 
 
 def middle(samples, key):
@@ -139,6 +139,8 @@ def details(summed):
 
 def text(summed):
     size = f"{summed['size']} MiB in the large file"
+    if summed["image"]:
+        size += ", on an ext4 of its own in a file"
     return f"{described(summed['machine'])}, {size}\n\n{table(summed)}"
 
 
