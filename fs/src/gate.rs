@@ -5,6 +5,7 @@
 //! a [`Permit`]. It must never block a FUSE session thread on the answer: [`Gate::ask`] returns at
 //! once and calls back later, when the answer may have taken a minute.
 
+use agentfs_core::changeset::Before;
 use agentfs_core::{RelPath, WorkUnit};
 use parking_lot::{ArcRwLockReadGuard, RawRwLock};
 
@@ -91,8 +92,9 @@ pub trait Gate: Send + Sync + 'static {
     /// ended it is dropped, which must answer whoever waits with an error.
     fn ask(&self, intent: Intent, requester: Requester, answer: Answer);
 
-    /// The run has opened `path` for reading and sees the version that the view shows now.
-    fn read(&self, path: &RelPath);
+    /// The run has opened `path` for reading and sees the version that the view shows now; `seen`
+    /// is that version, if it is base's.
+    fn read(&self, path: &RelPath, seen: Before);
 
     /// `path` is again as it is in base: what was claimed for it without being asked for can be
     /// given back (the temporary name of an editor's save).

@@ -1,7 +1,7 @@
 //! agentfs, the daemon of one workspace.
 //!
 //! `view/` is what an agent sees, `fuse/` puts it before the kernel, `gate.rs` is what a write
-//! meets, `service/` owns the state, `store/` keeps it, `changeset/` turns deltas into changes of
+//! meets, `watch.rs` hears of changes in base, `service/` owns the state, `store/` keeps it, `changeset/` turns deltas into changes of
 //! base, `server/` answers the control API, `commands/` is the program's command line.
 
 pub mod changeset;
@@ -17,5 +17,6 @@ pub mod service;
 pub mod stat;
 pub mod store;
 pub mod view;
+pub mod watch;
 
 pub use commands::run;

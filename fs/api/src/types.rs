@@ -9,6 +9,7 @@ use agentfs_core::{
     AgentName, BaseVersion, ClaimId, Mode, RelPath, RunId, Timestamp, Token, WorkUnit,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The environment variable that names the control socket; set inside every sandbox.
@@ -73,6 +74,33 @@ pub struct Status {
     pub config: Config,
     /// How views are served, e.g. "as root" or "rootless, by fusermount3".
     pub mount_method: String,
+    /// How many directories of base are watched, so that nobody has to ask them again.
+    #[serde(default)]
+    pub watched: usize,
+    /// The views that are mounted.
+    #[serde(default)]
+    pub views: Vec<ViewStatus>,
+}
+
+/// How one view is served, and what that has cost since it was mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewStatus {
+    /// Whose it is.
+    pub agent: AgentName,
+    /// Where it is.
+    pub mountpoint: PathBuf,
+    /// Whether the kernel reads and writes large and written files by itself.
+    pub passthrough: bool,
+    /// How many files and directories the kernel knows.
+    pub inodes: usize,
+    /// How much memory the daemon needs for them, in bytes.
+    pub inode_bytes: usize,
+    /// How many files were copied up.
+    pub copied_files: u64,
+    /// How many bytes that were.
+    pub copied_bytes: u64,
+    /// How many requests of each kind the kernel has sent.
+    pub requests: BTreeMap<String, u64>,
 }
 
 /// One lease: `GET /v1/locks`.

@@ -69,6 +69,18 @@ impl RelPath {
         Self::from_bytes(path.as_os_str().as_bytes())
     }
 
+    /// From names that are one component each, first to last.
+    ///
+    /// # Panics
+    /// If one of them is not, as [`RelPath::join`].
+    #[must_use]
+    pub fn from_components(names: &[&[u8]]) -> Self {
+        for name in names {
+            assert_component(name);
+        }
+        Self(names.join(&b'/'))
+    }
+
     /// The raw bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -95,10 +107,7 @@ impl RelPath {
     #[must_use]
     pub fn join(&self, name: &OsStr) -> Self {
         let name = name.as_bytes();
-        assert!(
-            !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/'),
-            "not one path component: {name:?}"
-        );
+        assert_component(name);
         let mut bytes = self.0.clone();
         if !bytes.is_empty() {
             bytes.push(b'/');
@@ -165,6 +174,13 @@ impl FromStr for RelPath {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::from_bytes(&unescape(text)?)
     }
+}
+
+fn assert_component(name: &[u8]) {
+    assert!(
+        !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/'),
+        "not one path component: {name:?}"
+    );
 }
 
 fn unescape(text: &str) -> Result<Vec<u8>, InvalidPath> {

@@ -3,7 +3,7 @@
 use super::Which;
 use super::error::CommandError;
 use agentfs_api::Client;
-use agentfs_api::types::Status;
+use agentfs_api::types::{Status, ViewStatus};
 use agentfs_core::Timestamp;
 use agentfs_core::explain::span;
 use std::process::ExitCode;
@@ -13,6 +13,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(super) struct Args {
     #[command(flatten)]
     which: Which,
+    /// Say also how each view is served, and what that has cost.
+    #[arg(long, short)]
+    verbose: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -27,6 +30,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
     } else {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         anstream::print!("{}", describe(&status, Timestamp::default().plus(now)));
+        if args.verbose {
+            status.views.iter().for_each(|view| anstream::print!("\n{}", in_detail(view, &status)));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -80,5 +86,40 @@ fn describe(status: &Status, now: Timestamp) -> String {
             ),
         ),
     ];
+    table(&rows)
+}
+
+fn table(rows: &[(&str, String)]) -> String {
     rows.iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
+}
+
+/// How one view is served: what the kernel does by itself, and what it had to ask.
+fn in_detail(view: &ViewStatus, status: &Status) -> String {
+    let data = if view.passthrough {
+        "written and large files by the kernel itself, others from its cache"
+    } else {
+        "through the daemon, and from the kernel's cache"
+    };
+    let requests = view.requests.iter().map(|(kind, count)| format!("{kind} {count}"));
+    let requests: Vec<String> = requests.collect();
+    table(&[
+        ("view", format!("{} at {}", view.agent, view.mountpoint.display())),
+        ("file data", data.to_owned()),
+        (
+            "caching",
+            format!("until something changes; {} directories of base watched", status.watched),
+        ),
+        ("inodes", format!("{} in {}", view.inodes, size(view.inode_bytes as u64))),
+        ("copy-up", format!("{} files, {}", view.copied_files, size(view.copied_bytes))),
+        ("requests", requests.join(", ")),
+    ])
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} bytes"),
+        1024..0x10_0000 => format!("{} KiB", bytes >> 10),
+        0x10_0000..0x4000_0000 => format!("{} MiB", bytes >> 20),
+        _ => format!("{} GiB", bytes >> 30),
+    }
 }

@@ -1,9 +1,44 @@
 //! Answers to the kernel: a result of the view as a reply, or as the errno that stands for it.
 
 use super::GENERATION;
-use super::convert::{TTL, errno, file_attr};
-use crate::view::{Attr, FsError, Opened};
-use fuser::{FileHandle, FopenFlags, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyXattr};
+use super::convert::{errno, file_attr, ttl};
+use super::kernel::{Answer, Kernel};
+use crate::view::{Attr, FsError, Opened, View};
+use fuser::{
+    FileAttr, FileHandle, INodeNo, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyXattr,
+};
+use std::time::Duration;
+
+/// Attributes, and how long the kernel may keep them and the name that they were found by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shown {
+    attr: Attr,
+    ttl: Duration,
+}
+
+impl Shown {
+    /// Of an entry of the directory `dir`.
+    pub(super) fn entry(view: &View, dir: u64, attr: Attr) -> Self {
+        Self { attr, ttl: ttl(view.is_told(dir)) }
+    }
+
+    /// Of a line of a listing.
+    pub(super) fn line(told: bool, attr: Attr) -> Self {
+        Self { attr, ttl: ttl(told) }
+    }
+
+    /// Of a node by itself.
+    pub(super) fn node(view: &View, attr: Attr) -> Self {
+        Self { attr, ttl: ttl(view.is_node_told(attr.ino)) }
+    }
+
+    /// fuser takes the number by which the kernel knows a node also for the one that processes
+    /// see; where they differ, the kernel has to ask for the attributes, which have the latter.
+    pub(super) fn attr_ttl(&self) -> Duration {
+        if self.attr.shown == self.attr.ino { self.ttl } else { Duration::ZERO }
+    }
+}
 
 /// Notes why a request failed, on the way to the kernel.
 pub(super) fn failed(operation: &'static str, error: FsError) -> fuser::Errno {
@@ -14,10 +49,13 @@ pub(super) fn failed(operation: &'static str, error: FsError) -> fuser::Errno {
 pub(super) fn answer_entry(
     operation: &'static str,
     reply: ReplyEntry,
-    made: Result<Attr, FsError>,
+    made: Result<Shown, FsError>,
 ) {
     match made {
-        Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+        Ok(shown) => {
+            let attr = file_attr(&shown.attr);
+            reply.entry_with_ttls(&shown.attr_ttl(), &shown.ttl, &attr, GENERATION);
+        }
         Err(error) => reply.error(failed(operation, error)),
     }
 }
@@ -29,17 +67,55 @@ pub(super) fn answer_empty(operation: &'static str, reply: ReplyEmpty, done: Res
     }
 }
 
-pub(super) fn answer_attr(operation: &'static str, reply: ReplyAttr, found: Result<Attr, FsError>) {
+pub(super) fn answer_attr(
+    operation: &'static str,
+    reply: ReplyAttr,
+    found: Result<Shown, FsError>,
+) {
     match found {
-        Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+        Ok(shown) => {
+            let attr = FileAttr { ino: INodeNo(shown.attr.shown), ..file_attr(&shown.attr) };
+            reply.attr(&shown.ttl, &attr);
+        }
         Err(error) => reply.error(failed(operation, error)),
     }
 }
 
-pub(super) fn answer_open(reply: ReplyOpen, opened: Result<Opened, FsError>) {
-    match opened {
-        Ok(opened) => reply.opened(FileHandle(opened.handle), fopen(opened)),
-        Err(error) => reply.error(failed("open", error)),
+pub(super) fn answer_open(
+    reply: ReplyOpen,
+    kernel: &Kernel,
+    view: &View,
+    ino: u64,
+    opened: Result<Opened, FsError>,
+) {
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(error) => return reply.error(failed("open", error)),
+    };
+    let handle = FileHandle(opened.handle);
+    match kernel.answer(view, ino, &opened, |file| reply.open_backing(file)) {
+        Answer::Flags(flags) => reply.opened(handle, flags),
+        Answer::Through(flags, id) => reply.opened_passthrough(handle, flags, &id),
+    }
+}
+
+pub(super) fn answer_create(
+    reply: ReplyCreate,
+    kernel: &Kernel,
+    view: &View,
+    made: Result<(Shown, Opened), FsError>,
+) {
+    let (shown, opened) = match made {
+        Ok(made) => made,
+        Err(error) => return reply.error(failed("create", error)),
+    };
+    let (attr, handle) = (file_attr(&shown.attr), FileHandle(opened.handle));
+    let ttl = shown.attr_ttl();
+    match kernel.answer(view, shown.attr.ino, &opened, |file| reply.open_backing(file)) {
+        Answer::Flags(flags) => reply.created(&ttl, &attr, GENERATION, handle, flags),
+        Answer::Through(flags, id) => {
+            reply.created_passthrough(&ttl, &attr, GENERATION, handle, flags, &id);
+        }
     }
 }
 
@@ -49,13 +125,5 @@ pub(super) fn answer_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>, 
         Ok(value) if value.len() <= size as usize => reply.data(&value),
         Ok(_) => reply.error(fuser::Errno::ERANGE),
         Err(error) => reply.error(errno(error)),
-    }
-}
-
-pub(super) fn fopen(opened: Opened) -> FopenFlags {
-    if opened.direct {
-        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
-    } else {
-        FopenFlags::FOPEN_NOFLUSH
     }
 }

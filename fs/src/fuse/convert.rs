@@ -4,9 +4,16 @@ use crate::view::{Attr, FsError, SetTime};
 use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How long the kernel may keep entries and attributes without asking again. Base can change
-/// under a view without anybody telling it, so this is what a human's edit may take to show.
-pub(super) const TTL: Duration = Duration::from_secs(1);
+/// How long the kernel may keep what the view tells it of every change of.
+const TOLD: Duration = Duration::from_hours(24);
+
+/// The same where base can change without anybody telling: what a person's edit takes to show.
+const UNTOLD: Duration = Duration::from_secs(1);
+
+/// How long the kernel may keep entries and attributes without asking again.
+pub(super) fn ttl(told: bool) -> Duration {
+    if told { TOLD } else { UNTOLD }
+}
 
 pub(super) fn errno(error: FsError) -> Errno {
     Errno::from_i32(error.errno().raw_os_error())

@@ -6,7 +6,9 @@
 
 mod answers;
 mod convert;
+mod counts;
 mod gated;
+mod kernel;
 mod mount;
 mod probe;
 mod reading;
@@ -18,15 +20,20 @@ pub use mount::{MountError, MountedView, SOURCE_PREFIX, detach, mount};
 pub use probe::{Probed, probe};
 
 use crate::view::{self, Changes, Creation, FsError, View};
-use answers::{answer_attr, answer_empty, answer_entry, answer_open, answer_xattr, failed, fopen};
-use convert::{TTL, file_attr, file_type, no_entry, set_time};
+use answers::{
+    Shown, answer_attr, answer_create, answer_empty, answer_entry, answer_open, answer_xattr,
+    failed,
+};
+use convert::{file_attr, file_type, no_entry, set_time, ttl};
+use counts::Kind;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use gated::Want;
+use kernel::Kernel;
 use rustix::fs::{FallocateFlags, FileType, OFlags, SeekFrom, XattrFlags};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -44,8 +51,8 @@ const WANTED: [InitFlags; 8] = [
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_ATOMIC_O_TRUNC,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    // Base is edited under the view's feet: a new mtime drops cached data.
-    InitFlags::FUSE_AUTO_INVAL_DATA,
+    // Each open says whether the pages of the one before are still right.
+    InitFlags::FUSE_EXPLICIT_INVAL_DATA,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_MAX_PAGES,
 ];
@@ -55,11 +62,16 @@ const WANTED: [InitFlags; 8] = [
 struct Adapter {
     view: Arc<View>,
     workers: Workers,
+    kernel: Arc<Kernel>,
 }
 
 impl Adapter {
-    fn new(view: Arc<View>, workers: Workers) -> Self {
-        Self { view, workers }
+    fn new(view: Arc<View>, workers: Workers, kernel: Arc<Kernel>) -> Self {
+        Self { view, workers, kernel }
+    }
+
+    fn count(&self, kind: Kind) {
+        self.kernel.counts.note(kind);
     }
 
     /// What to ask for before the attributes of a node change: all its names. An unlinked file has
@@ -89,23 +101,35 @@ impl fuser::Filesystem for Adapter {
                 tracing::debug!(?missing, "the kernel lacks a FUSE feature");
             }
         }
+        let passes = rustix::process::geteuid().is_root()
+            && config.set_max_stack_depth(self.view.stack_depth()).is_ok()
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
+        self.view.set_passthrough(passes);
         Ok(())
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.count(Kind::Lookup);
         match self.view.lookup(parent.0, name) {
-            Ok(Some(attr)) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
-            Ok(None) => reply.entry(&TTL, &no_entry(), GENERATION),
+            Ok(Some(attr)) => {
+                answer_entry("lookup", reply, Ok(Shown::entry(&self.view, parent.0, attr)));
+            }
+            Ok(None) => {
+                reply.entry(&ttl(self.view.is_told(parent.0)), &no_entry(), GENERATION);
+            }
             Err(error) => reply.error(failed("lookup", error)),
         }
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.count(Kind::Forget);
         self.view.forget(ino.0, nlookup);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        answer_attr("stat", reply, self.view.getattr(ino.0, fh.map(|fh| fh.0)));
+        self.count(Kind::Getattr);
+        let found = self.view.getattr(ino.0, fh.map(|fh| fh.0));
+        answer_attr("stat", reply, found.map(|attr| Shown::node(&self.view, attr)));
     }
 
     fn setattr(
@@ -126,23 +150,29 @@ impl fuser::Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.count(Kind::Setattr);
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
         let changes = Changes { mode, uid, gid, size, atime, mtime };
         if let (Some(size), Some(fh)) = (changes.size, fh)
             && changes.only_size()
         {
-            return answer_attr("truncate", reply, self.view.truncate(ino.0, fh.0, size));
+            let done = self.view.truncate(ino.0, fh.0, size);
+            let done = done.map(|attr| Shown::node(&self.view, attr));
+            return answer_attr("truncate", reply, done);
         }
         let path = self.view.path_of(ino.0).ok();
         let wants = self.node_wants(ino.0);
-        let act =
-            move |view: &View, permit: &_| view.setattr(ino.0, path.as_ref(), changes, permit);
+        let act = move |view: &View, permit: &_| {
+            let done = view.setattr(ino.0, path.as_ref(), changes, permit);
+            done.map(|attr| Shown::node(view, attr))
+        };
         self.gated(req.pid(), "change of attributes", &wants, act, |done| {
             answer_attr("setattr", reply, done);
         });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.count(Kind::Readlink);
         match self.view.readlink(ino.0) {
             Ok(text) => reply.data(text.as_bytes()),
             Err(error) => reply.error(failed("readlink", error)),
@@ -159,6 +189,7 @@ impl fuser::Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        self.count(Kind::Mknod);
         let path = match self.view.child_path(parent.0, name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("mknod", error)),
@@ -166,8 +197,10 @@ impl fuser::Filesystem for Adapter {
         let creation = creation(req, mode);
         let kind = FileType::from_raw_mode(mode);
         let wants = [Want::File(path.clone())];
-        let act =
-            move |view: &View, permit: &_| view.mknod(&path, creation, kind, rdev.into(), permit);
+        let act = move |view: &View, permit: &_| {
+            let made = view.mknod(&path, creation, kind, rdev.into(), permit);
+            made.map(|attr| Shown::entry(view, parent.0, attr))
+        };
         self.gated(req.pid(), "mknod", &wants, act, |made| answer_entry("mknod", reply, made));
     }
 
@@ -180,16 +213,21 @@ impl fuser::Filesystem for Adapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
+        self.count(Kind::Mkdir);
         let path = match self.view.child_path(parent.0, name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("mkdir", error)),
         };
         let creation = creation(req, mode);
-        let act = move |view: &View, permit: &_| view.mkdir(&path, creation, permit);
+        let act = move |view: &View, permit: &_| {
+            let made = view.mkdir(&path, creation, permit);
+            made.map(|attr| Shown::entry(view, parent.0, attr))
+        };
         self.gated(req.pid(), "mkdir", &[], act, |made| answer_entry("mkdir", reply, made));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Kind::Unlink);
         let path = match self.view.child_path(parent.0, name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("unlink", error)),
@@ -200,6 +238,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Kind::Rmdir);
         // A directory that is not empty is not claimed: git tries this after every deletion.
         let path = self.view.child_path(parent.0, name);
         let path = match path.and_then(|path| self.view.check_rmdir(&path).map(|()| path)) {
@@ -219,6 +258,7 @@ impl fuser::Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        self.count(Kind::Symlink);
         let path = match self.view.child_path(parent.0, link_name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("symlink", error)),
@@ -226,7 +266,10 @@ impl fuser::Filesystem for Adapter {
         let creation = creation(req, 0o777);
         let text = target.as_os_str().to_owned();
         let wants = [Want::File(path.clone())];
-        let act = move |view: &View, permit: &_| view.symlink(&path, &text, creation, permit);
+        let act = move |view: &View, permit: &_| {
+            let made = view.symlink(&path, &text, creation, permit);
+            made.map(|attr| Shown::entry(view, parent.0, attr))
+        };
         self.gated(req.pid(), "symlink", &wants, act, |made| answer_entry("symlink", reply, made));
     }
 
@@ -240,6 +283,7 @@ impl fuser::Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        self.count(Kind::Rename);
         let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
         let paths = self.view.child_path(parent.0, name).and_then(|from| {
             let to = self.view.child_path(newparent.0, newname)?;
@@ -264,6 +308,7 @@ impl fuser::Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
+        self.count(Kind::Link);
         let paths = self.view.path_of(ino.0).and_then(|old| {
             let new = self.view.child_path(newparent.0, newname)?;
             Ok((old, new))
@@ -274,25 +319,31 @@ impl fuser::Filesystem for Adapter {
         };
         // The old name too: what it names is copied up, and so becomes part of the agent's work.
         let wants = [Want::Kept(old.clone()), Want::File(new.clone())];
-        let act = move |view: &View, permit: &_| view.link(ino.0, &old, &new, permit);
+        let act = move |view: &View, permit: &_| {
+            let made = view.link(ino.0, &old, &new, permit);
+            made.map(|attr| Shown::entry(view, newparent.0, attr))
+        };
         self.gated(req.pid(), "link", &wants, act, |made| answer_entry("link", reply, made));
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.count(Kind::Open);
         let flags = open_flags(flags.0);
         if view::is_virtual(ino.0) {
             return self.open_virtual(ino.0, flags, reply);
         }
         if !writes(flags) {
-            return answer_open(reply, self.view.open_read(ino.0, flags));
+            let opened = self.view.open_read(ino.0, flags);
+            return answer_open(reply, &self.kernel, &self.view, ino.0, opened);
         }
         let path = self.view.path_of(ino.0).ok();
         let want = if flags.contains(OFlags::TRUNC) { Want::File } else { Want::Kept };
         let wants = self.view.paths_of(ino.0).into_iter().map(want).collect::<Vec<_>>();
         let act =
             move |view: &View, permit: &_| view.open_write(ino.0, path.as_ref(), flags, permit);
-        self.gated(req.pid(), "open for writing", &wants, act, |opened| {
-            answer_open(reply, opened);
+        let (view, kernel) = (self.view.clone(), self.kernel.clone());
+        self.gated(req.pid(), "open for writing", &wants, act, move |opened| {
+            answer_open(reply, &kernel, &view, ino.0, opened);
         });
     }
 
@@ -306,19 +357,20 @@ impl fuser::Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        self.count(Kind::Create);
         let path = match self.view.child_path(parent.0, name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("create", error)),
         };
         let (creation, flags) = (creation(req, mode), open_flags(flags));
         let wants = [Want::File(path.clone())];
-        let act = move |view: &View, permit: &_| view.create(&path, creation, flags, permit);
-        self.gated(req.pid(), "create", &wants, act, |made| match made {
-            Ok((attr, opened)) => {
-                let handle = FileHandle(opened.handle);
-                reply.created(&TTL, &file_attr(&attr), GENERATION, handle, fopen(opened));
-            }
-            Err(error) => reply.error(failed("create", error)),
+        let act = move |view: &View, permit: &_| {
+            let made = view.create(&path, creation, flags, permit);
+            made.map(|(attr, opened)| (Shown::entry(view, parent.0, attr), opened))
+        };
+        let (view, kernel) = (self.view.clone(), self.kernel.clone());
+        self.gated(req.pid(), "create", &wants, act, move |made| {
+            answer_create(reply, &kernel, &view, made);
         });
     }
 
@@ -333,6 +385,7 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.count(Kind::Read);
         match self.view.read(fh.0, offset, size as usize) {
             Ok(data) => reply.data(&data),
             Err(error) => reply.error(failed("read", error)),
@@ -351,6 +404,7 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.count(Kind::Write);
         let drop_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         match self.view.write(fh.0, offset, data, drop_privileges) {
             Ok(()) => reply.written(data.len() as u32),
@@ -368,7 +422,10 @@ impl fuser::Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.view.close(fh.0);
+        self.count(Kind::Release);
+        if let Some(ino) = self.view.close(fh.0) {
+            self.kernel.released(ino);
+        }
         reply.ok();
     }
 
@@ -380,22 +437,27 @@ impl fuser::Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
+        self.count(Kind::Fsync);
         answer_empty("fsync", reply, self.view.fsync(fh.0, datasync));
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(self.view.open_dir(ino.0)), FopenFlags::empty());
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.count(Kind::Opendir);
+        // The kernel asks once, and from then on opens directories and keeps their listings by
+        // itself.
+        reply.error(fuser::Errno::ENOSYS);
     }
 
     fn readdir(
         &self,
         _req: &Request,
         ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let filled = self.fill(ino.0, fh.0, offset, |attr, next, name| {
+        self.count(Kind::Readdir);
+        let filled = self.fill(ino.0, offset, |attr, next, name| {
             let kind = file_type(FileType::from_raw_mode(attr.stat.st_mode));
             let full = reply.add(INodeNo(attr.ino), next, kind, name);
             // A plain listing tells the kernel of no node.
@@ -411,31 +473,22 @@ impl fuser::Filesystem for Adapter {
         &self,
         _req: &Request,
         ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let filled = self.fill(ino.0, fh.0, offset, |attr, next, name| {
+        self.count(Kind::Readdirplus);
+        let told = self.view.is_told(ino.0);
+        let filled = self.fill(ino.0, offset, |attr, next, name| {
             let entry = file_attr(attr);
-            let full = reply.add(entry.ino, next, name, &TTL, &entry, GENERATION);
+            let ttl = Shown::line(told, *attr).attr_ttl();
+            let full = reply.add(entry.ino, next, name, &ttl, &entry, GENERATION);
             (full, !full)
         });
         match filled {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("readdir", error)),
         }
-    }
-
-    fn releasedir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        self.view.close(fh.0);
-        reply.ok();
     }
 
     fn fsyncdir(
@@ -446,10 +499,12 @@ impl fuser::Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
+        self.count(Kind::Fsync);
         answer_empty("fsync", reply, self.view.fsync_dir(ino.0));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.count(Kind::Statfs);
         match self.view.statfs() {
             Ok(s) => reply.statfs(
                 s.f_blocks,
@@ -475,6 +530,7 @@ impl fuser::Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        self.count(Kind::Setxattr);
         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
         let path = self.view.path_of(ino.0).ok();
         let (name, value) = (name.to_owned(), value.to_owned());
@@ -487,14 +543,17 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.count(Kind::Getxattr);
         answer_xattr(reply, size, self.view.get_xattr(ino.0, name));
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.count(Kind::Listxattr);
         answer_xattr(reply, size, self.view.list_xattr(ino.0));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Kind::Removexattr);
         let path = self.view.path_of(ino.0).ok();
         let name = name.to_owned();
         let act =
@@ -514,6 +573,7 @@ impl fuser::Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        self.count(Kind::Fallocate);
         let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
         answer_empty("fallocate", reply, self.view.fallocate(fh.0, mode, offset, length));
     }
@@ -527,6 +587,7 @@ impl fuser::Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        self.count(Kind::Lseek);
         let from = match (whence, u64::try_from(offset)) {
             (libc::SEEK_DATA, Ok(offset)) => SeekFrom::Data(offset),
             (libc::SEEK_HOLE, Ok(offset)) => SeekFrom::Hole(offset),
@@ -551,6 +612,7 @@ impl fuser::Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        self.count(Kind::CopyFileRange);
         // The answer has 32 bits, so that is the most that one request copies.
         let length = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
         let copied = self.view.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), length);

@@ -1,6 +1,7 @@
 //! Mounting a view, and the guard that unmounts it.
 
 use super::Adapter;
+use super::kernel::Kernel;
 use super::workers::Workers;
 use crate::view::{Cached, KernelCache, View};
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, SessionACL};
@@ -51,6 +52,7 @@ pub enum MountError {
 #[derive(Debug)]
 pub struct MountedView {
     view: Arc<View>,
+    kernel: Arc<Kernel>,
     mountpoint: PathBuf,
     session: Option<BackgroundSession>,
 }
@@ -64,6 +66,11 @@ impl MountedView {
     /// The view that is served.
     pub fn view(&self) -> &Arc<View> {
         &self.view
+    }
+
+    /// How many requests of each kind the kernel has sent.
+    pub fn requests(&self) -> Vec<(&'static str, u64)> {
+        self.kernel.counts.all()
     }
 
     /// Whether the kernel has ended the session: somebody else has unmounted it.
@@ -122,11 +129,13 @@ pub fn mount(view: Arc<View>, mountpoint: &Path) -> Result<MountedView, MountErr
     check_mountpoint(mountpoint)?;
     let failed = |error| explain(mountpoint, error);
     let workers = Workers::start("agentfs-view", 4).map_err(failed)?;
-    let adapter = Adapter::new(view.clone(), workers);
+    let kernel = Arc::new(Kernel::default());
+    let adapter = Adapter::new(view.clone(), workers, kernel.clone());
     let session = fuser::spawn_mount(adapter, mountpoint, &config(&view)).map_err(failed)?;
+    kernel.attach(session.notifier());
     let cache = Invalidator::start(session.notifier()).map_err(failed)?;
     view.attach_kernel(Some(Arc::new(cache)));
-    Ok(MountedView { view, mountpoint: mountpoint.to_owned(), session: Some(session) })
+    Ok(MountedView { view, kernel, mountpoint: mountpoint.to_owned(), session: Some(session) })
 }
 
 fn config(view: &View) -> Config {
@@ -224,6 +233,7 @@ fn invalidate_all(notifier: &Notifier, orders: &Receiver<Order>) {
         for cached in what {
             let told = match &cached {
                 Cached::Inode(ino) => notifier.inval_inode(INodeNo(*ino), 0, 0),
+                Cached::Attributes(ino) => notifier.inval_inode(INodeNo(*ino), -1, 0),
                 Cached::Entry(parent, name) => notifier.inval_entry(INodeNo(*parent), name),
             };
             if let Err(error) = told {

@@ -3,7 +3,7 @@
 use super::answers::{answer_open, failed};
 use super::{Adapter, writes};
 use crate::gate::Notice;
-use crate::view::{Attr, DirList, FsError, View};
+use crate::view::{Attr, DOTS, FsError, View};
 use fuser::ReplyOpen;
 use rustix::fs::OFlags;
 use std::ffi::OsStr;
@@ -18,10 +18,13 @@ impl Adapter {
             return reply.error(failed("open", FsError::Virtual));
         }
         if notice == Notice::GitIgnore {
-            return answer_open(reply, Ok(self.view.open_notice(notice)));
+            let opened = Ok(self.view.open_notice(notice));
+            return answer_open(reply, &self.kernel, &self.view, ino, opened);
         }
-        let view = self.view.clone();
-        self.workers.run(move || answer_open(reply, Ok(view.open_notice(notice))));
+        let (view, kernel) = (self.view.clone(), self.kernel.clone());
+        self.workers.run(move || {
+            answer_open(reply, &kernel, &view, ino, Ok(view.open_notice(notice)));
+        });
     }
 
     /// Adds lines of a listing from `offset` on, until `add` says that the answer is full. `add`
@@ -29,31 +32,27 @@ impl Adapter {
     pub(super) fn fill(
         &self,
         ino: u64,
-        handle: u64,
         offset: u64,
         mut add: impl FnMut(&Attr, u64, &OsStr) -> (bool, bool),
     ) -> Result<(), FsError> {
-        let list: DirList = self.view.list(handle, offset == 0)?;
-        let mut at = offset;
-        loop {
-            let dots = [".", ".."];
-            if let Some(name) = usize::try_from(at).ok().and_then(|at| dots.get(at)) {
-                let mut attr = self.view.getattr(ino, None)?;
-                if *name == ".." {
-                    attr.ino = self.view.parent_of(ino);
-                }
-                if add(&attr, at + 1, OsStr::new(name)).0 {
-                    return Ok(());
-                }
-                at += 1;
+        let listing = self.view.list(ino, offset)?;
+        for (name, cookie) in [(".", 1), ("..", DOTS)] {
+            if offset >= cookie {
                 continue;
             }
-            let index = usize::try_from(at - 2).map_err(|_| FsError::Invalid)?;
-            let Some(entry) = self.view.list_entry(&list, index)? else { return Ok(()) };
-            at += 1;
+            let mut attr = self.view.getattr(ino, None)?;
+            if name == ".." {
+                attr.ino = self.view.parent_of(ino);
+            }
+            if add(&attr, cookie, OsStr::new(name)).0 {
+                return Ok(());
+            }
+        }
+        for index in listing.after(offset).. {
+            let Some(entry) = self.view.list_entry(&listing, index)? else { break };
             // Gone since the names were taken.
             let Some(attr) = entry.attr else { continue };
-            let (full, known) = add(&attr, at, &entry.name);
+            let (full, known) = add(&attr, entry.cookie, &entry.name);
             if !known {
                 self.view.forget(attr.ino, 1);
             }
@@ -61,5 +60,7 @@ impl Adapter {
                 return Ok(());
             }
         }
+        self.view.end_list(ino);
+        Ok(())
     }
 }

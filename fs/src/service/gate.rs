@@ -154,13 +154,14 @@ impl Gate for AgentGate {
         self.service.send(Box::new(move |owner| owner.write(agent, intent, requester, answer)));
     }
 
-    fn read(&self, path: &RelPath) {
-        let version = (self.base_entry)(path);
-        let mut known = self.known();
-        if !known.admitted.contains(path) {
-            let shown = known.pinned.get(path).copied().unwrap_or(version);
-            known.read.insert(path.clone(), shown);
+    fn read(&self, path: &RelPath, seen: Before) {
+        if self.known().admitted.contains(path) {
+            return;
         }
+        let version = seen.or_else(|| (self.base_entry)(path));
+        let mut known = self.known();
+        let shown = known.pinned.get(path).copied().unwrap_or(version);
+        known.read.insert(path.clone(), shown);
     }
 
     fn forget(&self, path: &RelPath) {
@@ -228,11 +229,11 @@ mod tests {
         let paths = writes("a").paths;
         assert_eq!(gate.facts(&paths)[0].read, None);
         gate.pin([(paths[0].clone(), version(1))]);
-        gate.read(&paths[0]);
+        gate.read(&paths[0], None);
         assert_eq!(gate.facts(&paths)[0].read, Some(version(1)), "the pinned version");
         assert_eq!(gate.pinned(&paths), paths);
         gate.unpin(&paths);
-        gate.read(&paths[0]);
+        gate.read(&paths[0], None);
         assert_eq!(gate.facts(&paths)[0].read, Some(version(2)));
         assert_eq!(gate.pinned(&paths), []);
     }

@@ -8,6 +8,7 @@ use crate::fuse::MountedView;
 use crate::gate::ViewControl as _;
 use crate::store::{Entry, Store};
 use crate::view::{Owner as FileOwner, Scratch, View};
+use crate::watch::BaseWatch;
 use agentfs_api::Workspace;
 use agentfs_api::types::LogEntry;
 use agentfs_core::config::{self, Config};
@@ -55,6 +56,7 @@ pub struct Owner {
     pub(super) config: Config,
     pub(super) scratch: Arc<Scratch>,
     pub(super) files: FileOwner,
+    pub(super) watch: Arc<BaseWatch>,
     pub(super) machine: Machine,
     pub(super) store: Store,
     pub(super) agents: BTreeMap<AgentName, Served>,
@@ -86,6 +88,7 @@ impl Owner {
             config,
             scratch,
             files,
+            watch: BaseWatch::start(&workspace.root),
             machine,
             store,
             agents: BTreeMap::new(),

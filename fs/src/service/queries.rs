@@ -1,8 +1,11 @@
 //! What the API asks of the owner without changing much.
 
+use super::owner::Served;
 use super::publish::Work;
 use super::{Owner, ServiceError, report};
-use agentfs_api::types::{Agent, Explanation, Lock, Recoverable, Released, Run, Status, Waiting};
+use agentfs_api::types::{
+    Agent, Explanation, Lock, Recoverable, Released, Run, Status, ViewStatus, Waiting,
+};
 use agentfs_core::changeset::{ChangeSet, Conflict};
 use agentfs_core::machine::{Command, Rejection};
 use agentfs_core::{AgentName, RelPath, WorkUnit, explain};
@@ -32,7 +35,28 @@ impl Owner {
             pending: self.agents_at_rest().len(),
             config: self.config.clone(),
             mount_method: method.to_owned(),
+            watched: self.watch.covered(),
+            views: self.views(),
         }
+    }
+
+    fn views(&self) -> Vec<ViewStatus> {
+        let view = |(agent, served): (&AgentName, &Served)| {
+            let mounted = served.mounted.as_ref()?;
+            let figures = served.view.figures();
+            let requests = mounted.requests().into_iter();
+            Some(ViewStatus {
+                agent: agent.clone(),
+                mountpoint: mounted.mountpoint().to_owned(),
+                passthrough: served.view.passthrough(),
+                inodes: figures.inodes,
+                inode_bytes: figures.inode_bytes,
+                copied_files: figures.copied_files,
+                copied_bytes: figures.copied_bytes,
+                requests: requests.map(|(kind, count)| (kind.to_owned(), count)).collect(),
+            })
+        };
+        self.agents.iter().filter_map(view).collect()
     }
 
     /// All leases.

@@ -121,6 +121,7 @@ impl Owner {
                 pins: dirs.pins.clone(),
                 owner: self.files,
                 scratch: self.scratch.clone(),
+                watch: self.watch.clone(),
             };
             let root = rustix::fs::open(
                 &self.workspace.root,

@@ -103,6 +103,9 @@ impl View {
         }
         self.copy_up(path, content)?;
         let _names = self.read_names();
+        if self.nodes().ino(path) != Some(ino) {
+            return Err(FsError::Moved);
+        }
         self.pin_path(path)
     }
 

@@ -16,6 +16,7 @@ use super::error::FsError;
 use super::layers::Which;
 use super::{View, notices, sys};
 use crate::gate::ViewControl;
+use crate::watch::{BaseChanges, BaseListener};
 use agentfs_core::RelPath;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -29,6 +30,8 @@ use std::sync::{Arc, PoisonError};
 pub enum Cached {
     /// Attributes and data of an inode.
     Inode(u64),
+    /// Attributes of an inode.
+    Attributes(u64),
     /// That a name in a directory is, or is not, there.
     Entry(u64, OsString),
 }
@@ -59,19 +62,13 @@ impl View {
 
     /// Makes the kernel forget `paths`, or all, soon.
     fn invalidate(&self, paths: Option<&[RelPath]>) {
-        let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(kernel) = kernel else { return };
+        let Some(paths) = paths else { return self.invalidate_all() };
         let mut what = Vec::new();
         {
             let nodes = self.nodes();
-            let known = match paths {
-                Some(paths) => paths.iter().map(|path| (path.clone(), nodes.ino(path))).collect(),
-                None => nodes.all().into_iter().map(|(path, ino)| (path, Some(ino))).collect(),
-            };
-            let known: Vec<(RelPath, Option<u64>)> = known;
             // Data first: entries may have to wait for an operation in their directory.
-            what.extend(known.iter().filter_map(|(_, ino)| ino.map(Cached::Inode)));
-            for (path, _) in &known {
+            what.extend(paths.iter().filter_map(|path| nodes.ino(path)).map(Cached::Inode));
+            for path in paths {
                 // A name that nobody has looked up may still be cached as missing, and so may a
                 // directory above it.
                 for at in path.ancestors() {
@@ -85,7 +82,26 @@ impl View {
             }
         }
         what.dedup();
-        kernel.invalidate(what);
+        self.tell_kernel(what);
+    }
+
+    fn invalidate_all(&self) {
+        let mut what = vec![Cached::Inode(super::ROOT)];
+        for (ino, links) in self.nodes().all() {
+            what.push(Cached::Inode(ino));
+            what.extend(links.map(|(dir, name)| Cached::Entry(dir, name.to_owned())));
+        }
+        // Data first, as above.
+        what.sort_by_key(|cached| matches!(cached, Cached::Entry(..)));
+        self.tell_kernel(what);
+    }
+
+    /// Has the kernel forget something soon, if the view is mounted.
+    pub(super) fn tell_kernel(&self, what: Vec<Cached>) {
+        let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(kernel) = kernel {
+            kernel.invalidate(what);
+        }
     }
 
     fn pin_one(&self, path: &RelPath) -> Result<(), FsError> {
@@ -227,6 +243,7 @@ impl View {
         {
             let _names = self.write_names();
             let root = self.layers.root(Which::Pins);
+            self.layers.forget_all();
             for (name, _) in sys::names(root)? {
                 sys::remove_all(root, &name)?;
             }
@@ -266,10 +283,32 @@ impl View {
     }
 }
 
+impl BaseListener for View {
+    /// Somebody has changed base by hand: what the view shows of it, the kernel must forget.
+    fn base_changed(&self, changes: &BaseChanges) {
+        {
+            // Whoever walks to a directory now has the old one kept before this, or the new one.
+            let _names = self.write_names();
+            if changes.all {
+                self.layers.forget_all();
+            }
+            changes.subtrees.iter().for_each(|top| self.layers.forget(top));
+        }
+        if changes.all {
+            self.invalidate(None);
+        } else {
+            let changed: Vec<RelPath> = changes.paths.union(&changes.subtrees).cloned().collect();
+            self.invalidate(Some(&changed));
+        }
+    }
+}
+
 impl ViewControl for View {
     fn pin(&self, paths: &[RelPath]) -> io::Result<()> {
         let _names = self.write_names();
-        Ok(paths.iter().try_for_each(|path| self.pin_one(path))?)
+        let pinned = paths.iter().try_for_each(|path| self.pin_one(path));
+        self.layers.forget_all();
+        Ok(pinned?)
     }
 
     fn sync(&self, paths: Option<&[RelPath]>) -> io::Result<()> {
@@ -277,9 +316,12 @@ impl ViewControl for View {
         let mut changed = paths.to_vec();
         {
             let _names = self.write_names();
-            for path in paths {
+            let unpinned = paths.iter().try_for_each(|path| {
                 changed.extend(self.unpin(path)?.filter(|hidden| hidden != path));
-            }
+                Ok::<_, FsError>(())
+            });
+            self.layers.forget_all();
+            unpinned?;
         }
         self.invalidate(Some(&changed));
         Ok(())
@@ -292,7 +334,9 @@ impl ViewControl for View {
             // What is below a directory goes before it.
             paths.sort();
             paths.reverse();
-            paths.iter().try_for_each(|path| self.drop_one(path))?;
+            let dropped = paths.iter().try_for_each(|path| self.drop_one(path));
+            self.layers.forget_all();
+            dropped?;
             paths
         };
         self.invalidate(Some(&dropped));

@@ -3,6 +3,7 @@
 //! The data is copied while other operations go on, copy-ups of other files too; only the rename
 //! into the delta holds the namespace lock. Then the inode's open read handles move to the copy.
 
+use super::control::Cached;
 use super::delta::Content;
 use super::error::FsError;
 use super::handles::Handle;
@@ -89,6 +90,8 @@ impl View {
         let dir = self.delta.ensure_dir(&self.layers, &parent)?;
         let delta = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
         staged.place(delta, name)?;
+        let bytes = if content == Content::Keep { entry.stat.st_size as u64 } else { 0 };
+        self.copied.note(bytes);
         self.adopt(path, &entry)
     }
 
@@ -103,9 +106,18 @@ impl View {
         if !was_current {
             return Ok(());
         }
+        if self.is_read_through(ino) {
+            // The kernel reads the old file by itself, and has one file at a time for a number:
+            // the copy gets another, and those who have the old one open keep it, as in overlayfs.
+            let dir = place.dir.layer(lower.top).ok_or(FsError::NotFound)?;
+            let old = sys::pin_at(dir, &place.name)?;
+            self.nodes().replace(path, Some(Arc::new(old)));
+            return Ok(());
+        }
         let facts =
             Facts { identity: identity(&entry), is_dir: false, in_delta: true, wanted: None };
         self.nodes().set_facts(ino, facts);
+        self.tell_kernel(vec![Cached::Attributes(ino)]);
         let delta = place.dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
         for handle in self.handles.of(ino) {
             if let Handle::File(handle) = &*handle {

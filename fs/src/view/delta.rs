@@ -118,25 +118,30 @@ impl Delta {
 
     /// The directory at `path`, copied up with all above it.
     pub(super) fn ensure_dir(&self, layers: &Layers, path: &RelPath) -> Result<MergedDir, FsError> {
-        let mut dir = layers.dir(&RelPath::root())?;
-        for name in path.components() {
-            let mut inner = dir.descend(name)?;
-            if inner.layer(Which::Delta).is_none() {
-                let source = inner.layer(Which::Pins).or(inner.layer(Which::Base));
-                let (Some(source), Some(parent)) = (source, dir.layer(Which::Delta)) else {
-                    return Err(FsError::NotFound);
-                };
-                let (staged, ()) = self.stage(|work, temp| {
-                    fs::mkdirat(work, temp, Mode::RWXU)?;
-                    let copy = sys::pin_at(work, temp)?;
-                    self.copy_metadata(source, copy.as_fd(), &fs::fstat(source)?)
-                })?;
-                staged.place(parent, name)?;
-                inner = dir.descend(name)?;
+        let mut missing = Vec::new();
+        for at in path.ancestors() {
+            let dir = layers.dir(&at)?;
+            if dir.layer(Which::Delta).is_some() {
+                break;
             }
-            dir = inner;
+            missing.push((at, dir));
         }
-        Ok(dir)
+        while let Some((at, dir)) = missing.pop() {
+            let (Some(above), Some(name)) = (at.parent(), at.file_name()) else { break };
+            let above = layers.dir(&above)?;
+            let source = dir.layer(Which::Pins).or(dir.layer(Which::Base));
+            let (Some(source), Some(parent)) = (source, above.layer(Which::Delta)) else {
+                return Err(FsError::NotFound);
+            };
+            let (staged, ()) = self.stage(|work, temp| {
+                fs::mkdirat(work, temp, Mode::RWXU)?;
+                let copy = sys::pin_at(work, temp)?;
+                self.copy_metadata(source, copy.as_fd(), &fs::fstat(source)?)
+            })?;
+            staged.place(parent, name)?;
+            layers.forget_one(&at);
+        }
+        layers.dir(path)
     }
 
     /// Copies the entry of a lower layer into the work directory: data, mode, owner, times,

@@ -1,16 +1,15 @@
-//! What processes have open: files, directory listings, notices.
+//! What processes have open: files, notices.
 //!
 //! A read handle on a file of a lower layer moves to the delta's file when that inode is copied
 //! up: the kernel has one page cache per inode, so no handle may go on reading the old content.
+//! For the same reason all handles of one inode are served in one way: through the kernel's page
+//! cache, or passed through to the file itself (which the kernel demands, too).
 
 use super::error::FsError;
-use super::layers::MergedDir;
-use agentfs_core::RelPath;
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// An open regular file.
 #[derive(Debug)]
@@ -30,26 +29,10 @@ impl FileHandle {
     }
 }
 
-/// A listing taken at its first read, so that later changes neither hide nor repeat names.
-#[derive(Debug)]
-pub(super) struct Listing {
-    pub(super) path: RelPath,
-    pub(super) dir: MergedDir,
-    pub(super) names: Vec<OsString>,
-}
-
-/// An open directory.
-#[derive(Debug)]
-pub(super) struct DirHandle {
-    pub(super) ino: u64,
-    pub(super) listing: Mutex<Option<Arc<Listing>>>,
-}
-
 /// Anything that is open.
 #[derive(Debug)]
 pub(super) enum Handle {
     File(FileHandle),
-    Dir(DirHandle),
     Notice(Vec<u8>),
 }
 
@@ -57,40 +40,78 @@ pub(super) enum Handle {
 #[derive(Debug, Default)]
 pub(super) struct Handles {
     next: AtomicU64,
-    open: RwLock<HashMap<u64, Arc<Handle>>>,
+    open: RwLock<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    by_id: HashMap<u64, Arc<Handle>>,
+    by_ino: HashMap<u64, OpenInode>,
+}
+
+/// The open handles of one inode.
+#[derive(Debug)]
+struct OpenInode {
+    through: bool,
+    ids: Vec<u64>,
+}
+
+/// A handle that was the last of its inode, or not.
+#[derive(Debug)]
+pub(super) struct Closed {
+    pub(super) ino: u64,
+    pub(super) writable: bool,
+    pub(super) through: bool,
+    pub(super) file: Arc<OwnedFd>,
 }
 
 impl Handles {
-    fn insert(&self, handle: Handle) -> u64 {
-        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        open.insert(id, Arc::new(handle));
-        id
+    fn read(&self) -> RwLockReadGuard<'_, Open> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn open_file(&self, ino: u64, writable: bool, file: OwnedFd) -> u64 {
+    fn write(&self) -> RwLockWriteGuard<'_, Open> {
+        self.open.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Opens a file; says whether the kernel is to pass its data through: as `through` wishes, or
+    /// as the inode is open already.
+    pub(super) fn open_file(
+        &self,
+        ino: u64,
+        writable: bool,
+        file: OwnedFd,
+        through: bool,
+    ) -> (u64, bool) {
+        let id = self.next();
         let file = Mutex::new(Arc::new(file));
-        self.insert(Handle::File(FileHandle { ino, writable, file }))
-    }
-
-    pub(super) fn open_dir(&self, ino: u64) -> u64 {
-        self.insert(Handle::Dir(DirHandle { ino, listing: Mutex::new(None) }))
+        let mut open = self.write();
+        open.by_id.insert(id, Arc::new(Handle::File(FileHandle { ino, writable, file })));
+        let inode =
+            open.by_ino.entry(ino).or_insert_with(|| OpenInode { through, ids: Vec::new() });
+        inode.ids.push(id);
+        (id, inode.through)
     }
 
     pub(super) fn open_notice(&self, text: String) -> u64 {
-        self.insert(Handle::Notice(text.into_bytes()))
+        let id = self.next();
+        self.write().by_id.insert(id, Arc::new(Handle::Notice(text.into_bytes())));
+        id
     }
 
     pub(super) fn get(&self, id: u64) -> Result<Arc<Handle>, FsError> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.get(&id).cloned().ok_or(FsError::BadHandle)
+        self.read().by_id.get(&id).cloned().ok_or(FsError::BadHandle)
     }
 
     /// The open file behind a file handle.
     pub(super) fn file(&self, id: u64) -> Result<Arc<OwnedFd>, FsError> {
         match &*self.get(id)? {
             Handle::File(handle) => Ok(handle.file()),
-            Handle::Dir(_) | Handle::Notice(_) => Err(FsError::BadHandle),
+            Handle::Notice(_) => Err(FsError::BadHandle),
         }
     }
 
@@ -102,26 +123,39 @@ impl Handles {
         }
     }
 
-    pub(super) fn close(&self, id: u64) {
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        open.remove(&id);
+    /// Closes a handle; says which file it was on, if any.
+    pub(super) fn close(&self, id: u64) -> Option<Closed> {
+        let mut open = self.write();
+        let handle = open.by_id.remove(&id)?;
+        let Handle::File(file) = &*handle else { return None };
+        let inode = open.by_ino.get_mut(&file.ino)?;
+        inode.ids.retain(|other| *other != id);
+        let through = inode.through;
+        if inode.ids.is_empty() {
+            open.by_ino.remove(&file.ino);
+        }
+        Some(Closed { ino: file.ino, writable: file.writable, through, file: file.file() })
     }
 
     /// The file handles of an inode.
     pub(super) fn of(&self, ino: u64) -> Vec<Arc<Handle>> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        let mine =
-            |handle: &&Arc<Handle>| matches!(&***handle, Handle::File(file) if file.ino == ino);
-        open.values().filter(mine).cloned().collect()
+        let open = self.read();
+        let Some(inode) = open.by_ino.get(&ino) else { return Vec::new() };
+        inode.ids.iter().filter_map(|id| open.by_id.get(id).cloned()).collect()
+    }
+
+    /// Whether an inode is open and its data passed through.
+    pub(super) fn passes_through(&self, ino: u64) -> bool {
+        self.read().by_ino.get(&ino).is_some_and(|inode| inode.through)
     }
 
     /// The inodes that are open for writing.
     pub(super) fn written(&self) -> Vec<u64> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let open = self.read();
         let writable = |handle: &Arc<Handle>| match &**handle {
             Handle::File(file) if file.writable => Some(file.ino),
             _ => None,
         };
-        open.values().filter_map(writable).collect()
+        open.by_id.values().filter_map(writable).collect()
     }
 }

@@ -5,18 +5,33 @@
 //! is opaque. A [`MergedDir`] holds the directories of one path that take part; everything else
 //! asks it. Nothing here writes.
 //!
+//! Directories that were walked to are kept open, so that most look-ups walk no path. Whoever
+//! changes which directories take part says so: [`Layers::forget`], [`Layers::forget_all`]. What a
+//! person changes in base the watch tells, if it covers the directory; one that it can't cover is
+//! walked to again after [`UNCOVERED`].
+//!
 //! Paths are walked one component at a time with `O_NOFOLLOW`, so no symbolic link in any layer,
 //! whoever made it, leads out of that layer.
 
 use super::error::FsError;
 use super::sys;
+use crate::watch::BaseWatch;
 use agentfs_core::RelPath;
+use lru::LruCache;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long what a directory of base that the watch does not cover has said is good for.
+pub(super) const UNCOVERED: Duration = Duration::from_secs(1);
+
+/// How many directories are kept open: at most three descriptors each.
+const OPEN: NonZeroUsize = NonZeroUsize::MIN.saturating_add(511);
 
 /// One of the three layers, from the top.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +75,16 @@ impl Format {
 #[derive(Debug)]
 pub(super) struct Layers {
     root: MergedDir,
+    watch: Arc<BaseWatch>,
+    open: Mutex<LruCache<RelPath, Kept>>,
+}
+
+/// A directory that is kept open.
+#[derive(Clone, Debug)]
+struct Kept {
+    dir: MergedDir,
+    /// When it has to be walked to again, if ever.
+    until: Option<Instant>,
 }
 
 /// One directory of the view: those of its layers that take part, opened with `O_PATH`.
@@ -67,6 +92,8 @@ pub(super) struct Layers {
 pub(super) struct MergedDir {
     dirs: [Option<Arc<OwnedFd>>; 3],
     format: Format,
+    /// Whether all that changes here is told: by the view itself, or by the watch on base.
+    told: bool,
 }
 
 /// What a view shows at a name.
@@ -96,9 +123,15 @@ impl Place {
 }
 
 impl Layers {
-    pub(super) fn new(delta: OwnedFd, pins: OwnedFd, base: OwnedFd, format: Format) -> Self {
-        let dirs = [delta, pins, base].map(|dir| Some(Arc::new(dir)));
-        Self { root: MergedDir { dirs, format } }
+    pub(super) fn new(layers: [OwnedFd; 3], format: Format, watch: Arc<BaseWatch>) -> Self {
+        let dirs = layers.map(|dir| Some(Arc::new(dir)));
+        let mut root = MergedDir { dirs, format, told: false };
+        root.cover(&watch, &RelPath::root());
+        Self { root, watch, open: Mutex::new(LruCache::new(OPEN)) }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, LruCache<RelPath, Kept>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The root directory of one layer.
@@ -111,7 +144,45 @@ impl Layers {
 
     /// The directory at `path`.
     pub(super) fn dir(&self, path: &RelPath) -> Result<MergedDir, FsError> {
-        path.components().try_fold(self.root.clone(), |dir, name| dir.descend(name))
+        let mut missing: Vec<RelPath> = Vec::new();
+        let mut dir = loop {
+            let at = missing.last().map_or_else(|| Some(path.clone()), RelPath::parent);
+            let Some(at) = at.filter(|at| !at.is_root()) else { break self.root.clone() };
+            if let Some(kept) = self.kept().get(&at)
+                && kept.until.is_none_or(|until| Instant::now() < until)
+            {
+                break kept.dir.clone();
+            }
+            missing.push(at);
+        };
+        for at in missing.into_iter().rev() {
+            let Some(name) = at.file_name() else { continue };
+            dir = dir.descend(name)?;
+            dir.cover(&self.watch, &at);
+            let until = (!dir.told).then(|| Instant::now() + UNCOVERED);
+            self.kept().put(at, Kept { dir: dir.clone(), until });
+        }
+        Ok(dir)
+    }
+
+    /// Other directories take part at `top` or below it than before.
+    pub(super) fn forget(&self, top: &RelPath) {
+        let mut kept = self.kept();
+        let below: Vec<RelPath> =
+            kept.iter().map(|(path, _)| path).filter(|path| top.contains(path)).cloned().collect();
+        for path in below {
+            kept.pop(&path);
+        }
+    }
+
+    /// A layer has got the directory `path` alone; those below it are what they were.
+    pub(super) fn forget_one(&self, path: &RelPath) {
+        self.kept().pop(path);
+    }
+
+    /// Other directories take part than before.
+    pub(super) fn forget_all(&self) {
+        self.kept().clear();
     }
 
     /// Where `path` is or would be; the root has no place.
@@ -157,6 +228,19 @@ impl Layers {
 }
 
 impl MergedDir {
+    /// Has changes in base's directory told from now on, if there is one.
+    fn cover(&mut self, watch: &BaseWatch, path: &RelPath) {
+        self.told = match self.layer(Which::Base) {
+            Some(base) => watch.cover(path, base),
+            None => true,
+        };
+    }
+
+    /// Whether every change here is told, so that what was seen once may be kept.
+    pub(super) fn told(&self) -> bool {
+        self.told
+    }
+
     /// The directory of one layer, if it takes part.
     pub(super) fn layer(&self, which: Which) -> Option<BorrowedFd<'_>> {
         self.dirs[which as usize].as_ref().map(AsFd::as_fd)
@@ -225,7 +309,11 @@ impl MergedDir {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        if found { Ok(Self { dirs, format: self.format }) } else { Err(FsError::NotFound) }
+        if found {
+            Ok(Self { dirs, format: self.format, told: false })
+        } else {
+            Err(FsError::NotFound)
+        }
     }
 
     /// The names of all that the view shows here, each once, in no order.

@@ -13,12 +13,15 @@
 //! asked or the kernel is notified.
 
 mod attr;
+mod caching;
 mod control;
 mod copy_up;
 mod delta;
 mod error;
+mod figures;
 mod handles;
 mod layers;
+mod listing;
 mod nodes;
 mod notices;
 mod read;
@@ -32,22 +35,28 @@ mod write;
 pub use attr::{Changes, SetTime};
 pub use control::{Cached, KernelCache};
 pub use error::{FsError, ViewError};
+pub use figures::Figures;
+pub use listing::{DOTS, DirEntry, Listing};
 pub use nodes::ROOT;
 pub use notices::{DIRECTORY_INO, is_virtual, is_virtual_path};
-pub use read::{Attr, DirEntry, DirList, Opened};
+pub use read::{Attr, Caching, Opened};
 pub use scratch::{Scratch, ScratchError};
 pub use write::Creation;
 
 use crate::gate::Gate;
+use crate::watch::{BaseListener, BaseWatch};
 use agentfs_core::{AgentName, RelPath};
 use copy_up::Copying;
 use delta::Delta;
+use figures::Copied;
 use handles::Handles;
 use layers::{Format, Layers};
+use listing::Listings;
 use nodes::{Facts, Nodes};
 use rustix::fs::{Mode, XattrFlags};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Whose files a view shows as whose.
@@ -88,6 +97,8 @@ pub struct ViewSpec {
     pub owner: Owner,
     /// Which paths are private and never locked.
     pub scratch: Arc<Scratch>,
+    /// What tells of changes that people make in base.
+    pub watch: Arc<BaseWatch>,
 }
 
 /// One agent's file system.
@@ -99,9 +110,12 @@ pub struct View {
     scratch: Arc<Scratch>,
     gate: Arc<dyn Gate>,
     copying: Copying,
+    copied: Copied,
     names: RwLock<()>,
     nodes: Mutex<Nodes>,
     handles: Handles,
+    listings: Listings,
+    passthrough: AtomicBool,
     kernel: Mutex<Option<Arc<dyn KernelCache>>>,
 }
 
@@ -143,19 +157,25 @@ impl View {
             in_delta: false,
             wanted: None,
         };
-        Ok(Arc::new(Self {
+        let view = Arc::new(Self {
             agent: spec.agent,
-            layers: Layers::new(delta, pins, base, format),
+            layers: Layers::new([delta, pins, base], format, spec.watch.clone()),
             delta: writer,
             owner: spec.owner,
             scratch: spec.scratch,
             gate,
             copying: Copying::default(),
+            copied: Copied::default(),
             names: RwLock::new(()),
             nodes: Mutex::new(Nodes::new(facts)),
             handles: Handles::default(),
+            listings: Listings::default(),
+            passthrough: AtomicBool::new(false),
             kernel: Mutex::new(None),
-        }))
+        });
+        let listener: Arc<dyn BaseListener> = view.clone();
+        spec.watch.subscribe(Arc::downgrade(&listener));
+        Ok(view)
     }
 
     /// Whose view it is.

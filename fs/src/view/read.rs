@@ -1,22 +1,24 @@
 //! What looks without changing: lookup, attributes, listings, opening and reading. Never waits.
 
 use super::error::FsError;
-use super::handles::{Handle, Listing};
+use super::handles::Handle;
 use super::layers::{Entry, Place, Which};
 use super::nodes::{Facts, Target};
 use super::{View, notices, sys};
 use crate::gate::Notice;
+use crate::stat::signature_of;
 use agentfs_core::RelPath;
 use rustix::fs::{self, FileType, Mode, OFlags, SeekFrom, Stat, StatVfs};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, PoisonError};
 
 /// What a process sees with `stat`.
 #[derive(Clone, Copy, Debug)]
 pub struct Attr {
-    /// The inode number.
+    /// The number by which the kernel knows it.
     pub ino: u64,
+    /// The inode number that processes see: the same, but where another file has that one.
+    pub shown: u64,
     /// User, as shown to the agent.
     pub uid: u32,
     /// Group, as shown to the agent.
@@ -27,22 +29,28 @@ pub struct Attr {
     pub stat: Stat,
 }
 
-/// One line of a directory listing.
-#[derive(Clone, Debug)]
-pub struct DirEntry {
-    /// Its name.
-    pub name: OsString,
-    /// Its attributes; none if it is gone by now.
-    pub attr: Option<Attr>,
-}
-
 /// An open file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
     /// By which later requests name it.
     pub handle: u64,
-    /// Whether the kernel must not cache it: its size is not known.
-    pub direct: bool,
+    /// What the kernel may cache of it.
+    pub caching: Caching,
+}
+
+/// What the kernel may cache of a file's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caching {
+    /// Nothing: its size is not known.
+    Direct,
+    /// Nothing that it has, for that may be another version.
+    Drop,
+    /// What it has is still right.
+    Keep,
+    /// It has nothing yet, and this is all there is.
+    Store(Vec<u8>),
+    /// It reads and writes the file itself, if that can be had.
+    Through,
 }
 
 impl View {
@@ -107,10 +115,21 @@ impl View {
     ) -> Result<Option<(Attr, Entry)>, FsError> {
         let Some(entry) = place.entry()? else { return Ok(None) };
         let facts = self.facts(path, place, &entry)?;
-        let mut nodes = self.nodes();
-        let ino = nodes.bind(path, facts);
-        nodes.remember(ino);
+        let ino = self.bind(path, facts)?;
         Ok(Some((self.attr(ino, &entry), entry)))
+    }
+
+    /// The number of `path`; the kernel knows the node once more.
+    pub(super) fn bind(&self, path: &RelPath, facts: Facts) -> Result<u64, FsError> {
+        let bound = |facts| {
+            let mut nodes = self.nodes();
+            let ino = nodes.bind(path, facts)?;
+            nodes.remember(ino);
+            Some(ino)
+        };
+        // The kernel looks up a directory before what is in it, so only a directory that it has
+        // forgotten meanwhile is missing.
+        bound(facts).ok_or(FsError::Moved)
     }
 
     fn facts(&self, path: &RelPath, place: &Place, entry: &Entry) -> Result<Facts, FsError> {
@@ -174,17 +193,18 @@ impl View {
 
     fn attr_of_file(&self, ino: u64, stat: Stat) -> Attr {
         let (uid, gid) = self.owner.show((stat.st_uid, stat.st_gid));
-        Attr { ino, uid, gid, nlink: stat.st_nlink as u32, stat }
+        let shown = self.nodes().shown(ino);
+        Attr { ino, shown, uid, gid, nlink: stat.st_nlink as u32, stat }
     }
 
-    fn virtual_dir_attr(&self) -> Result<Attr, FsError> {
+    pub(super) fn virtual_dir_attr(&self) -> Result<Attr, FsError> {
         let mut stat = fs::fstat(self.layers.root(Which::Base))?;
         stat.st_mode = FileType::Directory.as_raw_mode() | 0o555;
         stat.st_nlink = 2;
         Ok(self.attr_of_file(notices::DIRECTORY_INO, stat))
     }
 
-    fn notice_attr(&self, notice: Notice) -> Result<Attr, FsError> {
+    pub(super) fn notice_attr(&self, notice: Notice) -> Result<Attr, FsError> {
         let mut stat = fs::fstat(self.layers.root(Which::Base))?;
         stat.st_mode = FileType::RegularFile.as_raw_mode() | 0o444;
         stat.st_nlink = 1;
@@ -201,23 +221,49 @@ impl View {
         }
     }
 
-    /// Opens a regular file for reading.
-    pub fn open_read(&self, ino: u64, flags: OFlags) -> Result<Opened, FsError> {
-        // Before it is opened: should base get a new version in between, the run counts as having
-        // read the old one, and is asked to read again; the other way round it would overwrite
-        // what it has not seen (G2).
-        if let Ok(path) = self.path_of(ino) {
-            self.note_read(&path);
+    /// Whether the kernel may keep what it has seen in a directory until it is told otherwise;
+    /// else it has to ask again after a moment.
+    pub fn is_told(&self, dir: u64) -> bool {
+        if notices::is_virtual(dir) {
+            return false;
         }
         let _names = self.read_names();
-        let (file, _) = self.open_node(ino, read_flags(flags))?;
-        Ok(Opened { handle: self.handles.open_file(ino, false, file), direct: false })
+        self.path_of(dir).and_then(|path| self.layers.dir(&path)).is_ok_and(|dir| dir.told())
     }
 
-    /// Tells the gate that this run sees the version of `path` that the view shows.
-    pub(super) fn note_read(&self, path: &RelPath) {
+    /// The same for the attributes of a node.
+    pub fn is_node_told(&self, ino: u64) -> bool {
+        if notices::is_virtual(ino) {
+            return false;
+        }
+        let _names = self.read_names();
+        let Ok(path) = self.path_of(ino) else { return false };
+        let dir = path.parent().unwrap_or_else(RelPath::root);
+        self.layers.dir(&dir).is_ok_and(|dir| dir.told())
+    }
+
+    /// Opens a regular file for reading.
+    pub fn open_read(&self, ino: u64, flags: OFlags) -> Result<Opened, FsError> {
+        let _names = self.read_names();
+        let (file, found) = self.open_node(ino, read_flags(flags))?;
+        let stat = fs::fstat(&file)?;
+        if let Some((path, top)) = found {
+            // Before anything is read: should base get a new version in between, the run counts
+            // as having read the old one, and is asked to read again; the other way round it
+            // would overwrite what it has not seen (G2).
+            self.note_read(&path, (top == Which::Base).then_some(&stat));
+        }
+        let through = self.passes_large(&stat);
+        let (handle, through) = self.handles.open_file(ino, false, file, through);
+        let caching = if through { Caching::Through } else { self.caching(ino, handle, &stat) };
+        Ok(Opened { handle, caching })
+    }
+
+    /// Tells the gate that this run sees the version of `path` that the view shows; `seen` is it,
+    /// if that is base's.
+    pub(super) fn note_read(&self, path: &RelPath, seen: Option<&Stat>) {
         if !self.is_scratch(path, false) {
-            self.gate.read(path);
+            self.gate.read(path, seen.map(signature_of));
         }
     }
 
@@ -229,12 +275,12 @@ impl View {
         Ok(is_still(&entry, identity))
     }
 
-    /// Opens what a node stands for. The names are locked.
+    /// Opens what a node stands for; says where it was found. The names are locked.
     pub(super) fn open_node(
         &self,
         ino: u64,
         flags: OFlags,
-    ) -> Result<(OwnedFd, Option<RelPath>), FsError> {
+    ) -> Result<(OwnedFd, Option<(RelPath, Which)>), FsError> {
         match self.nodes().target(ino).ok_or(FsError::Moved)? {
             Target::Orphan(file) => Ok((
                 fs::open(sys::proc_path(&*file), flags & !OFlags::NOFOLLOW, Mode::empty())?,
@@ -251,7 +297,7 @@ impl View {
                 if (stat.st_dev, stat.st_ino) != identity {
                     return Err(FsError::Moved);
                 }
-                Ok((file, Some(path)))
+                Ok((file, Some((path, entry.top))))
             }
         }
     }
@@ -289,7 +335,7 @@ impl View {
             Notice::GitIgnore => notices::GIT_IGNORE.to_owned(),
             other => self.gate.notice(other),
         };
-        Opened { handle: self.handles.open_notice(text), direct: true }
+        Opened { handle: self.handles.open_notice(text), caching: Caching::Direct }
     }
 
     /// The notice with this number, if it is one.
@@ -307,7 +353,6 @@ impl View {
                 let end = start.saturating_add(size).min(text.len());
                 return Ok(text[start..end].to_vec());
             }
-            Handle::Dir(_) => return Err(FsError::IsDirectory),
         };
         let mut data = Vec::with_capacity(size);
         while data.len() < size {
@@ -337,68 +382,6 @@ impl View {
         Ok(fs::fstatvfs(self.layers.root(Which::Delta))?)
     }
 
-    /// Closes a file or directory.
-    pub fn close(&self, handle: u64) {
-        self.handles.close(handle);
-    }
-
-    /// Opens a directory. Its names are taken when it is first read.
-    pub fn open_dir(&self, ino: u64) -> u64 {
-        self.handles.open_dir(ino)
-    }
-
-    /// The names of an open directory, taken anew if `rewind`; `.` and `..` are the caller's.
-    pub fn list(&self, handle: u64, rewind: bool) -> Result<DirList, FsError> {
-        let open = self.handles.get(handle)?;
-        let Handle::Dir(dir) = &*open else { return Err(FsError::NotDirectory) };
-        if dir.ino == notices::DIRECTORY_INO {
-            return Ok(DirList::Notices);
-        }
-        let mut listing = dir.listing.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*listing {
-            Some(taken) if !rewind => Ok(DirList::Listing(taken.clone())),
-            _ => {
-                let taken = Arc::new(self.take_listing(dir.ino)?);
-                *listing = Some(taken.clone());
-                Ok(DirList::Listing(taken))
-            }
-        }
-    }
-
-    fn take_listing(&self, ino: u64) -> Result<Listing, FsError> {
-        let _names = self.read_names();
-        let path = self.path_of(ino)?;
-        let dir = self.layers.dir(&path)?;
-        let mut names = dir.list()?;
-        if path.is_root() {
-            names.retain(|name| name != notices::DIRECTORY && !notices::is_stage(name));
-            names.push(OsString::from(notices::DIRECTORY));
-        }
-        names.sort();
-        Ok(Listing { path, dir, names })
-    }
-
-    /// Line `index` of a listing; none past the end. The kernel knows the node once more.
-    pub fn list_entry(&self, list: &DirList, index: usize) -> Result<Option<DirEntry>, FsError> {
-        let listing = match list {
-            DirList::Notices => {
-                let Some((notice, name)) = Notice::ALL.get(index) else { return Ok(None) };
-                let attr = Some(self.notice_attr(*notice)?);
-                return Ok(Some(DirEntry { name: OsString::from(name), attr }));
-            }
-            DirList::Listing(listing) => listing,
-        };
-        let Some(name) = listing.names.get(index).cloned() else { return Ok(None) };
-        if listing.path.is_root() && name == notices::DIRECTORY {
-            return Ok(Some(DirEntry { name, attr: Some(self.virtual_dir_attr()?) }));
-        }
-        let _names = self.read_names();
-        let path = listing.path.join(&name);
-        let place = Place { dir: listing.dir.clone(), name: name.clone() };
-        let attr = self.attr_at(&path, &place)?.map(|(attr, _)| attr);
-        Ok(Some(DirEntry { name, attr }))
-    }
-
     /// The value of an extended attribute.
     pub fn get_xattr(&self, ino: u64, name: &OsStr) -> Result<Vec<u8>, FsError> {
         if super::delta::is_hidden(name) {
@@ -419,16 +402,6 @@ impl View {
         }
         Ok(list)
     }
-}
-
-/// A listing that has been taken.
-#[derive(Clone, Debug)]
-#[expect(private_interfaces, reason = "only handed back to the view")]
-pub enum DirList {
-    /// Of `.agentfs/`.
-    Notices,
-    /// Of a directory in the layers.
-    Listing(Arc<Listing>),
 }
 
 /// Whether the entry is what the node was bound to; a directory is while it is one.

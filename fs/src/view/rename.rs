@@ -123,6 +123,8 @@ impl View {
             self.clear_for_dir(&source, &place)?;
         }
         move_name(&source, &place)?;
+        self.layers.forget(from);
+        self.layers.forget(to);
         let mut nodes = self.nodes();
         nodes.detach(to, orphan);
         nodes.rename(from, to);
@@ -185,6 +187,8 @@ impl View {
             return Err(FsError::NotFound);
         };
         fs::renameat_with(dir_a, &at_a.name, dir_b, &at_b.name, RenameFlags::EXCHANGE)?;
+        self.layers.forget(a);
+        self.layers.forget(b);
         self.nodes().exchange(a, b);
         Ok(())
     }

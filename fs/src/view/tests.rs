@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::gate::{Answer, Gate, Intent, Notice, Permit, Requester};
+use agentfs_core::changeset::Before;
 use proptest::prelude::*;
 use rustix::fs::{OFlags, RenameFlags};
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ impl Gate for Permissive {
         answer(Ok(Permit::granted()));
     }
 
-    fn read(&self, _: &RelPath) {}
+    fn read(&self, _: &RelPath, _: Before) {}
 
     fn forget(&self, _: &RelPath) {}
 
@@ -191,6 +192,16 @@ fn perform(view: &View, operation: &Operation) -> Result<(), FsError> {
         let regular = is_kind(&attr, rustix::fs::FileType::RegularFile);
         if regular { Ok(attr) } else { Err(FsError::Invalid) }
     };
+    // The directory of a new name is looked up before the view hears of the name.
+    if let Operation::Create(new, _)
+    | Operation::Mkdir(new)
+    | Operation::Symlink(new, _)
+    | Operation::Link(_, new)
+    | Operation::Rename(_, new) = operation
+        && let Some(parent) = new.parent()
+    {
+        find(view, &parent)?;
+    }
     match operation {
         Operation::Create(path, text) => {
             let flags = OFlags::WRONLY | OFlags::EXCL;
@@ -227,8 +238,7 @@ fn perform(view: &View, operation: &Operation) -> Result<(), FsError> {
 
 /// All that the view shows, read through lookups and listings.
 fn shown(view: &View, at: &RelPath, all: &mut BTreeMap<RelPath, String>) -> Result<(), FsError> {
-    let handle = view.open_dir(find(view, at)?.ino);
-    let list = view.list(handle, true)?;
+    let list = view.list(find(view, at)?.ino, 0)?;
     let mut index = 0;
     while let Some(entry) = view.list_entry(&list, index)? {
         index += 1;
@@ -251,7 +261,6 @@ fn shown(view: &View, at: &RelPath, all: &mut BTreeMap<RelPath, String>) -> Resu
         };
         all.insert(path, text);
     }
-    view.close(handle);
     Ok(())
 }
 
@@ -313,6 +322,7 @@ fn view_and_model(dir: &Path) -> (Arc<View>, Model) {
         pins: dir.join("pins"),
         owner: Owner { host: (0, 0), shown: (0, 0) },
         scratch: Arc::new(Scratch::new(&dir.join("base"), &[]).unwrap()),
+        watch: BaseWatch::start(&dir.join("base")),
     };
     (View::open(spec, Arc::new(Permissive)).unwrap(), model)
 }

@@ -4,11 +4,13 @@
 use super::delta::Content;
 use super::error::FsError;
 use super::layers::{Entry, MergedDir, Place, Which};
-use super::read::{Attr, Opened};
+use super::nodes::Facts;
+use super::read::{Attr, Caching, Opened};
 use super::{View, notices, sys};
 use crate::gate::Permit;
 use agentfs_core::RelPath;
 use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -43,20 +45,27 @@ impl View {
             }
             self.copy_up(path, if truncate { Content::Drop } else { Content::Keep })?;
         }
-        let handle = {
+        let opened = {
             let _names = self.read_names();
             let (file, _) = self.open_node(ino, write_flags(flags))?;
             if truncate {
                 drop_set_id(&file)?;
             }
-            self.handles.open_file(ino, true, file)
+            self.opened_for_writing(ino, file)?
         };
         if let Some(path) = path
             && !flags.contains(OFlags::WRONLY)
         {
-            self.note_read(path);
+            self.note_read(path, None);
         }
-        Ok(Opened { handle, direct: false })
+        Ok(opened)
+    }
+
+    fn opened_for_writing(&self, ino: u64, file: OwnedFd) -> Result<Opened, FsError> {
+        let stat = fs::fstat(&file)?;
+        let (handle, through) = self.handles.open_file(ino, true, file, self.passthrough());
+        let caching = if through { Caching::Through } else { self.caching_written(ino, &stat) };
+        Ok(Opened { handle, caching })
     }
 
     /// Makes a regular file and opens it; one that is there already is opened unless `O_EXCL`.
@@ -67,17 +76,12 @@ impl View {
         flags: OFlags,
         permit: &Permit,
     ) -> Result<(Attr, Opened), FsError> {
-        let made = self.make(path, creation, |dir, name, creation| {
+        let made = self.make(path, creation, FileType::RegularFile, |dir, name, mode| {
             let flags = write_flags(flags) | OFlags::CREATE | OFlags::EXCL;
-            let file = fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
-            self.own(dir, name, creation, FileType::RegularFile)?;
-            Ok(file)
+            Ok(fs::openat(dir, name, flags, mode)?)
         });
         match made {
-            Ok((attr, file)) => {
-                let handle = self.handles.open_file(attr.ino, true, file);
-                Ok((attr, Opened { handle, direct: false }))
-            }
+            Ok((attr, file)) => Ok((attr, self.opened_for_writing(attr.ino, file)?)),
             Err(FsError::Exists) if !flags.contains(OFlags::EXCL) => {
                 let attr = {
                     let _names = self.read_names();
@@ -109,9 +113,8 @@ impl View {
         if kind == FileType::CharacterDevice && device == 0 {
             return Err(FsError::WhiteoutDevice);
         }
-        let made = self.make(path, creation, |dir, name, creation| {
-            fs::mknodat(dir, name, kind, Mode::RUSR | Mode::WUSR, device)?;
-            self.own(dir, name, creation, kind)
+        let made = self.make(path, creation, kind, |dir, name, mode| {
+            Ok(fs::mknodat(dir, name, kind, mode, device)?)
         });
         Ok(made?.0)
     }
@@ -124,9 +127,8 @@ impl View {
         creation: Creation,
         _permit: &Permit,
     ) -> Result<Attr, FsError> {
-        let made = self.make(path, creation, |dir, name, creation| {
-            fs::symlinkat(text, dir, name)?;
-            self.own(dir, name, creation, FileType::Symlink)
+        let made = self.make(path, creation, FileType::Symlink, |dir, name, _| {
+            Ok(fs::symlinkat(text, dir, name)?)
         });
         Ok(made?.0)
     }
@@ -138,26 +140,10 @@ impl View {
         creation: Creation,
         _permit: &Permit,
     ) -> Result<Attr, FsError> {
-        let _names = self.write_names();
-        let (dir, name) = self.vacant(path)?;
-        let parent = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
-        let mut creation = inherit(parent, creation)?;
-        if fs::fstat(parent)?.st_mode & Mode::SGID.as_raw_mode() != 0 {
-            creation.mode |= Mode::SGID.as_raw_mode();
-        }
-        let (staged, made) = self.delta.stage(|work, temp| {
-            fs::mkdirat(work, temp, Mode::RWXU)?;
-            self.own(work, temp, creation, FileType::Directory)?;
-            Ok(sys::pin_at(work, temp)?)
-        })?;
-        if sys::stat_at(parent, name)?.is_some() {
-            // The whiteout goes, and what it hid must stay hidden.
-            self.delta.set_opaque(made)?;
-            staged.exchange(parent, name)?;
-        } else {
-            staged.place(parent, name)?;
-        }
-        self.made(path)
+        let made = self.make(path, creation, FileType::Directory, |dir, name, mode| {
+            Ok(fs::mkdirat(dir, name, mode)?)
+        });
+        Ok(made?.0)
     }
 
     /// Gives the file at `old` another name. Copies it up first, and blocks as long as that takes.
@@ -234,6 +220,7 @@ impl View {
             let (place, entry) = self.empty_dir(path)?;
             let orphan = self.keep_open(path, &place, &entry)?;
             self.remove_name(path, &place, &entry)?;
+            self.layers.forget(path);
             self.nodes().detach(path, orphan);
         }
         self.forget_if_as_in_base(path, true);
@@ -321,39 +308,86 @@ impl View {
         Ok((self.delta.ensure_dir(&self.layers, &parent)?, name))
     }
 
-    /// Makes something that is no directory, in the work directory, and moves it into place.
+    /// Makes something at a name where the view shows nothing: in place, or, where a whiteout is
+    /// in the way, in the work directory and then over it.
     fn make<T>(
         &self,
         path: &RelPath,
         creation: Creation,
-        make: impl FnOnce(BorrowedFd<'_>, &OsStr, Creation) -> Result<T, FsError>,
+        kind: FileType,
+        make: impl Fn(BorrowedFd<'_>, &OsStr, Mode) -> Result<T, FsError>,
     ) -> Result<(Attr, T), FsError> {
         let _names = self.write_names();
         let (dir, name) = self.vacant(path)?;
         let parent = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
-        let creation = inherit(parent, creation)?;
-        let (staged, made) = self.delta.stage(|work, temp| make(work, temp, creation))?;
-        staged.place(parent, name)?;
-        Ok((self.made(path)?, made))
+        let creation = inherit(parent, creation, kind)?;
+        let mode = Mode::from_raw_mode(creation.mode & 0o7777);
+        let (stat, made) = match make(parent, name, mode) {
+            Ok(made) => match self.own(parent, name, creation, kind) {
+                Ok(stat) => (stat, made),
+                Err(error) => {
+                    sys::remove_all(parent, name)?;
+                    return Err(error);
+                }
+            },
+            Err(FsError::Os(Errno::EXIST)) => {
+                let (staged, done) = self.delta.stage(|work, temp| {
+                    let made = make(work, temp, mode)?;
+                    let stat = self.own(work, temp, creation, kind)?;
+                    if kind == FileType::Directory {
+                        // The whiteout goes, and what it hid must stay hidden.
+                        self.delta.set_opaque(sys::pin_at(work, temp)?)?;
+                    }
+                    Ok((stat, made))
+                })?;
+                if kind == FileType::Directory {
+                    staged.exchange(parent, name)?;
+                } else {
+                    staged.place(parent, name)?;
+                }
+                done
+            }
+            Err(error) => return Err(error),
+        };
+        let facts = Facts {
+            identity: (stat.st_dev, stat.st_ino),
+            is_dir: kind == FileType::Directory,
+            in_delta: true,
+            wanted: None,
+        };
+        let ino = self.bind(path, facts)?;
+        let entry = Entry { top: Which::Delta, stat, base_ino: None, merged: false };
+        Ok((self.attr(ino, &entry), made))
     }
 
-    /// Owner and mode of something new.
+    /// Gives something new the owner and mode that it shall have, unless it has them already.
     fn own(
         &self,
         dir: BorrowedFd<'_>,
         name: &OsStr,
         creation: Creation,
         kind: FileType,
-    ) -> Result<(), FsError> {
+    ) -> Result<fs::Stat, FsError> {
+        let stat = sys::stat_at(dir, name)?.ok_or(FsError::NotFound)?;
+        let mut changed = false;
         if self.delta.privileged() {
             let (uid, gid) = self.owner.on_host((creation.uid, creation.gid));
-            let (uid, gid) = (fs::Uid::from_raw(uid), fs::Gid::from_raw(gid));
-            fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+            if (stat.st_uid, stat.st_gid) != (uid, gid) {
+                let (uid, gid) = (fs::Uid::from_raw(uid), fs::Gid::from_raw(gid));
+                fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                changed = true;
+            }
         }
-        if kind != FileType::Symlink {
-            fs::chmodat(dir, name, Mode::from_raw_mode(creation.mode & 0o7777), AtFlags::empty())?;
+        let mode = Mode::from_raw_mode(creation.mode & 0o7777);
+        // A change of owner takes set-id bits away.
+        if kind != FileType::Symlink && (changed || sys::permissions(&stat) != mode) {
+            fs::chmodat(dir, name, mode, AtFlags::empty())?;
+            changed = true;
         }
-        Ok(())
+        if !changed {
+            return Ok(stat);
+        }
+        sys::stat_at(dir, name)?.ok_or(FsError::NotFound)
     }
 
     /// The attributes of what has just been made. The names are locked.
@@ -407,13 +441,20 @@ impl View {
     }
 }
 
-/// A directory with the set-group-id bit gives its group to what is made in it.
-fn inherit(parent: BorrowedFd<'_>, creation: Creation) -> Result<Creation, FsError> {
+/// A directory with the set-group-id bit gives its group to what is made in it, and itself to
+/// directories.
+fn inherit(
+    parent: BorrowedFd<'_>,
+    creation: Creation,
+    kind: FileType,
+) -> Result<Creation, FsError> {
     let stat = fs::fstat(parent)?;
-    if stat.st_mode & Mode::SGID.as_raw_mode() == 0 {
+    let bit = Mode::SGID.as_raw_mode();
+    if stat.st_mode & bit == 0 {
         return Ok(creation);
     }
-    Ok(Creation { gid: stat.st_gid, ..creation })
+    let mode = if kind == FileType::Directory { creation.mode | bit } else { creation.mode };
+    Ok(Creation { gid: stat.st_gid, mode, ..creation })
 }
 
 /// What a process asked for, as far as it concerns the file on the host: the kernel says where

@@ -1,6 +1,7 @@
 //! Views through real mounts. They run as root, like the machines that run all tests.
 
 mod asking;
+mod caching;
 mod files;
 mod names;
 mod programs;
@@ -9,7 +10,9 @@ mod syncing;
 use super::*;
 use crate::gate::{Answer, Gate, Intent, Notice, Permit, Refusal, Requester, ViewControl};
 use crate::view::{Owner, Scratch, ViewSpec};
+use crate::watch::BaseWatch;
 use agentfs_core::RelPath;
+use agentfs_core::changeset::Before;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom as Position, Write};
@@ -75,7 +78,7 @@ impl Gate for TestGate {
         }
     }
 
-    fn read(&self, path: &RelPath) {
+    fn read(&self, path: &RelPath, _: Before) {
         self.read.lock().unwrap().push(path.to_string());
         let thread = std::thread::current().name().unwrap_or_default().to_owned();
         self.openers.lock().unwrap().push(thread);
@@ -162,6 +165,7 @@ fn mounted_as(base: &[(&str, &str)], owner: Owner) -> Mounted {
         pins: path("pins"),
         owner,
         scratch: Arc::new(Scratch::new(&path("base"), &[]).unwrap()),
+        watch: BaseWatch::start(&path("base")),
     };
     let view = View::open(spec, gate.clone()).unwrap();
     let mounted = mount(view, &path("mnt")).unwrap();
