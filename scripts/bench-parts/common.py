@@ -31,7 +31,9 @@ def run(*command, **options):
     """Runs a command and gives what it prints; what it says is shown only if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, **options)
     if done.returncode != 0:
-        fail(f"`{' '.join(map(str, command))}` exited with {done.returncode}: {done.stderr.strip()}")
+        fail(
+            f"`{' '.join(map(str, command))}` exited with {done.returncode}: {done.stderr.strip()}"
+        )
     return done.stdout
 
 

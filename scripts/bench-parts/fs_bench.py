@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -74,7 +73,9 @@ def chosen(text, known, usual):
 def measure(arguments):
     """All of it; gives what was measured."""
     if os.geteuid() != 0:
-        fail("fs mounts file systems, so it needs root (sudo), for --rootless too, where it then becomes another user")
+        fail(
+            "fs mounts file systems, so it needs root (sudo), for --rootless too, where it then becomes another user"
+        )
     if arguments.self_check:
         arguments.peers = "native,native again"
     usual = ROOTLESS_PEERS if arguments.rootless else ROOT_PEERS
@@ -84,7 +85,9 @@ def measure(arguments):
     rows = chosen(arguments.rows, fs_report.ROWS, list(fs_report.ROWS))
     for name in peers:
         if shutil.which(fs_peers.PEERS[name].needs) is None:
-            fail(f"{name} is missing; on Debian and Ubuntu: apt-get install {name}, or leave it out by --peers")
+            fail(
+                f"{name} is missing; on Debian and Ubuntu: apt-get install {name}, or leave it out by --peers"
+            )
     missing = {TOOLS[row] for row in rows if row in TOOLS and shutil.which(TOOLS[row]) is None}
     if missing:
         fail(f"{', '.join(sorted(missing))} missing; install, or leave the rows out by --rows")
@@ -136,7 +139,9 @@ def in_namespaces(top, plan):
                sys.executable, sys.argv[0], "fs", "--inside", str(top)]  # fmt: skip
     environment = {"LANG": "C.UTF-8", "TZ": "UTC", "HOME": str(top),
                    "PATH": f"{top}/bin:{top}/rust/bin:{SYSTEM_PATH}"}  # fmt: skip
-    inner = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    inner = subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         status = inner.wait()
     finally:

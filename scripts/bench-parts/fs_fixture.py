@@ -121,9 +121,17 @@ def make_crates(top):
     members = ", ".join(f'"{name}"' for name in ["program", *names])
     write(top / "Cargo.toml", f'[workspace]\nresolver = "3"\nmembers = [{members}]\n')
     for number, name in enumerate(names):
-        crate(top / name, name, names[max(0, number - 2) : number], "lib.rs", library(names, number))
+        crate(
+            top / name, name, names[max(0, number - 2) : number], "lib.rs", library(names, number)
+        )
     calls = " + ".join(f"{name}::entry(1)" for name in names)
-    crate(top / "program", "program", names, "main.rs", f'fn main() {{ println!("{{}}", {calls}); }}\n')
+    crate(
+        top / "program",
+        "program",
+        names,
+        "main.rs",
+        f'fn main() {{ println!("{{}}", {calls}); }}\n',
+    )
     entries = [
         f'[[package]]\nname = "{name}"\nversion = "0.1.0"\n' + depends(needs)
         for name, needs in sorted(
@@ -155,7 +163,9 @@ def library(names, number):
     calls = "".join(
         f"    total += S{n} {{ a: x, b: (0..x).collect() }}.sum();\n" for n in range(40)
     )
-    below = "".join(f"    total += {name}::entry(x);\n" for name in names[max(0, number - 2) : number])
+    below = "".join(
+        f"    total += {name}::entry(x);\n" for name in names[max(0, number - 2) : number]
+    )
     return f"{items}pub fn entry(x: u64) -> u64 {{\n    let mut total = 0;\n{calls}{below}    total\n}}\n"
 
 
@@ -166,7 +176,9 @@ def make_packages(top, texts):
     for number in range(PACKAGES):
         name = f"package-{number}"
         files = {f"lib/part{n}.js": texts.of(texts.random.randrange(300, 6000)) for n in range(30)}
-        files["package.json"] = json.dumps({"name": name, "version": "1.0.0", "main": "lib/part0.js"})
+        files["package.json"] = json.dumps(
+            {"name": name, "version": "1.0.0", "main": "lib/part0.js"}
+        )
         with tarfile.open(top / "vendor" / f"{name}-1.0.0.tgz", "w:gz") as archive:
             for path, text in files.items():
                 entry = tarfile.TarInfo(f"package/{path}")
@@ -193,7 +205,9 @@ def toolchain(to):
     to.mkdir()
     for name in ("bin", "lib", "libexec"):
         if (system_root / name).is_dir():
-            linked = subprocess.run(["cp", "-al", system_root / name, to / name], stderr=subprocess.DEVNULL)
+            linked = subprocess.run(
+                ["cp", "-al", system_root / name, to / name], stderr=subprocess.DEVNULL
+            )
             if linked.returncode != 0:
                 shutil.rmtree(to / name, ignore_errors=True)
                 run("cp", "-a", system_root / name, to / name)

@@ -56,7 +56,10 @@ class Peer:
 
     def work_in(self, directory):
         # The user goes there, not root: root has no way into what another user has mounted.
-        self.start([*self.prefix, "env", f"--chdir={directory}", "python3", "-c", WORKER], HOME=str(self.home))
+        self.start(
+            [*self.prefix, "env", f"--chdir={directory}", "python3", "-c", WORKER],
+            HOME=str(self.home),
+        )
 
     def mount(self):
         pass
@@ -209,7 +212,18 @@ class Agentfs(Peer):
         self.start(self.run_of("python3", "-c", WORKER), **self.environment())
 
     def run_of(self, *command):
-        return [*self.prefix, "env", f"--chdir={self.repo}", "agentshim", "run", "--agent", self.agent, "--quiet", "--", *command]
+        return [
+            *self.prefix,
+            "env",
+            f"--chdir={self.repo}",
+            "agentshim",
+            "run",
+            "--agent",
+            self.agent,
+            "--quiet",
+            "--",
+            *command,
+        ]
 
     def close(self):
         self.stop()
@@ -221,10 +235,8 @@ class Agentfs(Peer):
         return self.pid
 
     def requests(self):
-        try:
-            return counts_in(self.status("--verbose"), self.agent)
-        except SystemExit:  # a build of agentfs that does not count them
-            return None
+        views = self.status("--verbose").get("views", [])
+        return next((view["requests"] for view in views if view["agent"] == self.agent), None)
 
 
 class AgentfsOutside(Agentfs):
@@ -250,20 +262,3 @@ class AgentfsOutside(Agentfs):
 
 KINDS = (Peer, NativeAgain, Overlayfs, FuseOverlayfs, Bindfs, Agentfs, AgentfsOutside)
 PEERS = {kind.name: kind for kind in KINDS}
-
-
-def counts_in(status, agent):
-    """The counts of FUSE requests by kind, wherever `status` has them; of the agent's view if it tells views apart."""
-    if isinstance(status, list):
-        named = [it for it in status if isinstance(it, dict) and agent in (it.get("agent"), it.get("name"))]
-        status = {str(at): it for at, it in enumerate(named or status)}
-    if not isinstance(status, dict):
-        return None
-    for key, value in status.items():
-        kinds = value if isinstance(value, dict) else {}
-        if "request" in key and kinds and all(isinstance(count, int) for count in kinds.values()):
-            return kinds
-    for value in status.values():
-        if (found := counts_in(value, agent)) is not None:
-            return found
-    return None

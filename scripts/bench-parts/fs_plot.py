@@ -1,6 +1,7 @@
-"""The plot of `scripts/bench fs`, as SVG: a line for each row, a dot for each peer, on a logarithmic scale.
+"""The plot of `scripts/bench fs`, as SVG: a line for each row, a dot for each peer; logarithmic.
 
-Pure: from the summary to text. The colours can be told apart without seeing red and green, and the dots have shapes too.
+Pure: from the summary to text. The colours can be told apart without seeing red and green, and the
+dots have shapes too.
 """
 
 import math
@@ -47,9 +48,13 @@ def limits(ratios):
 
 def heading(summed):
     on = summed["machine"]
-    under = f"{on['cpus']} x {on['cpu']}, Linux {on['kernel']}, {on['file_system']}, medians of {summed['rounds']} rounds"
+    where = f"{on['cpus']} x {on['cpu']}, Linux {on['kernel']}, {on['file_system']}"
+    under = f"{where}, medians of {summed['rounds']} rounds"
     who = "as an unprivileged user" if summed["rootless"] else "as root"
-    return [label(12, 24, f"File system work, {who}", size=16, weight="bold"), label(12, 44, under, fill="#666")]
+    return [
+        label(12, 24, f"File system work, {who}", size=16, weight="bold"),
+        label(12, 44, under, fill="#666"),
+    ]
 
 
 def legend(peers):
@@ -57,14 +62,20 @@ def legend(peers):
     for peer in peers:
         parts += [mark(peer, at, 66), label(at + 12, 70, peer)]
         at += 34 + 7 * len(peer)
-    return [*parts, f'<path d="M{at} 58V74" stroke="#d6006c" stroke-dasharray="3 2"/>', label(at + 8, 70, "target")]
+    return [
+        *parts,
+        f'<path d="M{at} 58V74" stroke="#d6006c" stroke-dasharray="3 2"/>',
+        label(at + 8, 70, "target"),
+    ]
 
 
 def scale(x, least, greatest, bottom):
     parts, tick = [], least
     while tick <= greatest:
         colour, width = ("#333", 1.5) if tick == 1 else ("#ddd", 1)
-        parts.append(f'<path d="M{x(tick):.1f} {TOP}V{bottom}" stroke="{colour}" stroke-width="{width}"/>')
+        parts.append(
+            f'<path d="M{x(tick):.1f} {TOP}V{bottom}" stroke="{colour}" stroke-width="{width}"/>'
+        )
         parts.append(label(x(tick), bottom + 16, f"{tick:g}", anchor="middle"))
         tick *= 2
     return parts
@@ -72,13 +83,18 @@ def scale(x, least, greatest, bottom):
 
 def line(row, x, y):
     places = {peer: x(entry["ratio"]) for peer, entry in row["peers"].items()}
+    ends = f"M{min(places.values()):.1f} {y}H{max(places.values()):.1f}"
     parts = [label(LEFT - 12, y + 4, row["what"], anchor="end"),
-             f'<path d="M{min(places.values()):.1f} {y}H{max(places.values()):.1f}" stroke="#ccc" stroke-width="2"/>']  # fmt: skip
+             f'<path d="{ends}" stroke="#ccc" stroke-width="2"/>']  # fmt: skip
     if "limit" in row:
-        parts.append(f'<path d="M{x(row["limit"]):.1f} {y - 10}V{y + 10}" stroke="#d6006c" stroke-dasharray="3 2"/>')
+        parts.append(
+            f'<path d="M{x(row["limit"]):.1f} {y - 10}V{y + 10}" stroke="#d6006c" stroke-dasharray="3 2"/>'
+        )
     for peer, place in places.items():
         if peer != "native":
-            parts.append(mark(peer, place, y, f"{row['what']}: {peer} {row['peers'][peer]['ratio']:.2f}"))
+            parts.append(
+                mark(peer, place, y, f"{row['what']}: {peer} {row['peers'][peer]['ratio']:.2f}")
+            )
     return parts
 
 
@@ -91,7 +107,9 @@ def mark(peer, x, y, title=""):
         "triangle": f'<path d="M{x:.1f} {y - 6}l6 10.5h-12z"',
         "diamond": f'<path d="M{x:.1f} {y - 7}l7 7l-7 7l-7 -7z"',
     }[shape]
-    return f'{drawn} fill="{colour}"><title>{escape(title or peer)}</title></{drawn[1:].split()[0]}>'
+    return (
+        f'{drawn} fill="{colour}"><title>{escape(title or peer)}</title></{drawn[1:].split()[0]}>'
+    )
 
 
 def label(x, y, text, anchor="start", size=12, weight="normal", fill="#222"):

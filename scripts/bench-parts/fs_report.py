@@ -52,7 +52,13 @@ def summary(result):
             row["peers"][peer] = entry
         row.update(judged(name, samples, medians, result))
         rows.append(row)
-    return {**{key: result[key] for key in ("benchmark", "machine", "rounds", "size", "rootless", "image")}, "rows": rows}
+    return {
+        **{
+            key: result[key]
+            for key in ("benchmark", "machine", "rounds", "size", "rootless", "image")
+        },
+        "rows": rows,
+    }
 
 
 def middle(samples, key):
@@ -65,14 +71,26 @@ def judged(name, samples, medians, result):
     own = samples[SELF]
     if name == "gate":
         # The whole row's time means nothing here.
-        kinds = {kind: statistics.median(it["gate_us"][kind] for it in own) for kind in own[0]["gate_us"]}
+        kinds = {
+            kind: statistics.median(it["gate_us"][kind] for it in own) for kind in own[0]["gate_us"]
+        }
         ratio = kinds["gated"] / kinds["scratch"]
-        return {"gate_us": kinds, "gated_to_scratch": round(ratio, 3), "scratch_to_scratch": round(kinds["again"] / kinds["scratch"], 3),
-                "target": f"at most {GATE_TOLERANCE} times scratch", "met": ratio <= GATE_TOLERANCE}
+        return {
+            "gate_us": kinds,
+            "gated_to_scratch": round(ratio, 3),
+            "scratch_to_scratch": round(kinds["again"] / kinds["scratch"], 3),
+            "target": f"at most {GATE_TOLERANCE} times scratch",
+            "met": ratio <= GATE_TOLERANCE,
+        }
     if name in READY_TARGETS_MS:
         again = middle(own, "again_us")
         most = READY_TARGETS_MS[name]
-        return {"view_us": medians[SELF], "again_us": again, "target": f"at most {most} ms", "met": medians[SELF] <= most * 1000}
+        return {
+            "view_us": medians[SELF],
+            "again_us": again,
+            "target": f"at most {most} ms",
+            "met": medians[SELF] <= most * 1000,
+        }
     found = {}
     if name == "cargo-warm":
         found["rebuilt"] = max(it["rebuilt"] for it in own)
@@ -85,8 +103,13 @@ def judged(name, samples, medians, result):
     said = f"at most {most:.2f} of {base}'s time".replace(".00", "")
     if "native" in medians:
         found["limit"] = round(most * medians[base] / medians["native"], 3)
-    return {**found, "target": said, "to": base, "to_ratio": round(ratio, 3),
-            "met": ratio <= most and not found.get("rebuilt")}
+    return {
+        **found,
+        "target": said,
+        "to": base,
+        "to_ratio": round(ratio, 3),
+        "met": ratio <= most and not found.get("rebuilt"),
+    }
 
 
 def table(summed):
@@ -99,7 +122,14 @@ def table(summed):
         for row in usual:
             cells = [length(row["peers"]["native"]["median_us"])]
             cells += [f"{row['peers'][peer]['ratio']:.2f}" for peer in peers[1:]]
-            rows.append([row["what"], *cells, row.get("target", ""), {True: "yes", False: "no"}.get(row.get("met"), "")])
+            rows.append(
+                [
+                    row["what"],
+                    *cells,
+                    row.get("target", ""),
+                    {True: "yes", False: "no"}.get(row.get("met"), ""),
+                ]
+            )
         blocks.append(markdown(rows))
     rest = [other_line(row) for row in summed["rows"]]
     blocks.append("".join(f"{line}\n" for line in rest if line))
@@ -110,10 +140,15 @@ def table(summed):
 def other_line(row):
     if "gate_us" in row:
         us = row["gate_us"]
-        return (f"- {row['what']}: {us['gated']:.1f} µs a file that the run holds, {us['scratch']:.1f} µs scratch, ratio "
-                f"{row['gated_to_scratch']:.2f} (another scratch file: {row['scratch_to_scratch']:.2f}); {verdict(row)}")
+        return (
+            f"- {row['what']}: {us['gated']:.1f} µs a file that the run holds, {us['scratch']:.1f} µs scratch, ratio "
+            f"{row['gated_to_scratch']:.2f} (another scratch file: {row['scratch_to_scratch']:.2f}); {verdict(row)}"
+        )
     if "view_us" in row:
-        return f"- {row['what']}: {length(row['view_us'])} from `agentshim run` to its first output, {length(row['again_us'])} when the view is there; {verdict(row)}"
+        return (
+            f"- {row['what']}: {length(row['view_us'])} from `agentshim run` to its first output, "
+            f"{length(row['again_us'])} when the view is there; {verdict(row)}"
+        )
     if "rebuilt" in row:
         return f"- {row['what']}: at most {row['rebuilt']} crates built in the view's first build"
     return ""
@@ -147,4 +182,8 @@ def text(summed):
 def self_check(summed):
     """The rows in which native and native again differ by more than noise may."""
     ratios = {row["what"]: row["peers"]["native again"]["ratio"] for row in summed["rows"]}
-    return {what: it for what, it in ratios.items() if not 1 / SELF_CHECK_TOLERANCE <= it <= SELF_CHECK_TOLERANCE}
+    return {
+        what: it
+        for what, it in ratios.items()
+        if not 1 / SELF_CHECK_TOLERANCE <= it <= SELF_CHECK_TOLERANCE
+    }

@@ -37,9 +37,13 @@ def row(name, repeats=1):
 
 def command(*argv, quiet=True, **options):
     said = subprocess.DEVNULL if quiet else subprocess.PIPE
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.PIPE, **options)
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.PIPE, **options
+    )
     if done.returncode != 0:
-        raise RuntimeError(f"`{' '.join(argv)}` exited with {done.returncode}: {done.stderr.decode()[-500:]}")
+        raise RuntimeError(
+            f"`{' '.join(argv)}` exited with {done.returncode}: {done.stderr.decode()[-500:]}"
+        )
     return (done.stdout or b"") + done.stderr
 
 
@@ -181,7 +185,9 @@ def cargo_cold():
 @row("npm")
 def npm():
     remove("web/node_modules")
-    yield lambda: command("npm", "install", "--offline", "--no-audit", "--no-fund", "--no-update-notifier", cwd="web")
+    yield lambda: command(
+        "npm", "install", "--offline", "--no-audit", "--no-fund", "--no-update-notifier", cwd="web"
+    )
     remove("web/node_modules")
 
 
