@@ -24,6 +24,7 @@ SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 ROOT_PEERS = ["native", "overlayfs", "fuse-overlayfs", "bindfs", "agentfs"]
 ROOTLESS_PEERS = ["native", "fuse-overlayfs", "bindfs", "agentfs"]
 READY = {"ready-1000": 1_000, "ready-10000": 10_000}
+REPEATS = dict.fromkeys(("status-warm", "find", "ripgrep", "read"), 5)  # short, and change nothing
 AGENTFS_ONLY = {"gate", *READY}
 TOOLS = {"ripgrep": "rg", "randread": "fio", "randwrite": "fio", "cargo-warm": "cargo",
          "cargo-cold": "cargo", "npm": "npm"}  # fmt: skip
@@ -207,13 +208,17 @@ def one_round(number, peers, rows, samples):
     for peer in turned:
         peer.open()
     for row in rows:
-        said = []
-        for peer in turned:
-            if row not in AGENTFS_ONLY or isinstance(peer, fs_peers.Agentfs):
-                sample = one(peer, row)
-                samples.setdefault(row, {}).setdefault(peer.name, []).append(sample)
-                said.append(f"{peer.name} {length(sample['us'])}")
-        say(f"round {number + 1}: {row}: {', '.join(said)}")
+        those = [
+            peer for peer in turned if row not in AGENTFS_ONLY or isinstance(peer, fs_peers.Agentfs)
+        ]
+        now = {peer.name: [] for peer in those}
+        for _ in range(REPEATS.get(row, 1)):
+            for peer in those:
+                now[peer.name].append(one(peer, row))
+        for name, all in now.items():
+            samples.setdefault(row, {}).setdefault(name, []).extend(all)
+        medians = [f"{name} {length(fs_report.middle(all, 'us'))}" for name, all in now.items()]
+        say(f"round {number + 1}: {row}: {', '.join(medians)}")
     for peer in turned:
         peer.close()
     say(f"round {number + 1} took {time.monotonic() - begun:.0f} s")
@@ -225,12 +230,11 @@ def one(peer, row):
     sample = peer.ask({"do": "measure", "row": row})
     if "error" in sample:
         fail(f"{row} in {peer.name}: {sample['error']}")
-    times = sample.pop("times")
     if cpu is not None:
-        sample["daemon_cpu_us"] = (cpu_of(peer.daemon()) - cpu) / times
+        sample["daemon_cpu_us"] = cpu_of(peer.daemon()) - cpu
     after = peer.requests()
     if requests is not None and after is not None:
-        counts = {kind: (count - requests.get(kind, 0)) // times for kind, count in after.items()}
+        counts = {kind: count - requests.get(kind, 0) for kind, count in after.items()}
         sample["requests"] = {kind: count for kind, count in counts.items() if count}
     return sample
 

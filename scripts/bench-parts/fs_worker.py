@@ -25,11 +25,11 @@ ROWS = {}
 WRITING = {"cargo-cold", "npm", "checkout", "tar", "cp", "rm", "write", "randwrite"}
 
 
-def row(name, repeats=1):
-    """Makes a function the work of a row; what it yields is around the part that is timed."""
+def row(name):
+    """Makes a function the work of a row; what it yields is the part that is timed."""
 
     def register(function):
-        ROWS[name] = (function, repeats)
+        ROWS[name] = function
         return function
 
     return register
@@ -52,17 +52,17 @@ def command(*argv, quiet=True, **options):
 
 
 @row("status-first")
-@row("status-warm", repeats=5)
+@row("status-warm")
 def status():
     yield lambda: command("git", "status", "--porcelain")
 
 
-@row("find", repeats=5)
+@row("find")
 def find():
     yield lambda: command("find", "src", "-type", "f", "-size", "+100M")
 
 
-@row("ripgrep", repeats=5)
+@row("ripgrep")
 def ripgrep():
     yield lambda: command("rg", "--no-config", "--count", "needle", "src")
 
@@ -133,7 +133,7 @@ def write():
     yield lambda: fill("written.bin", size)
 
 
-@row("read", repeats=3)
+@row("read")
 def read():
     yield lambda: drain("bulk.bin")
 
@@ -224,25 +224,21 @@ def gate():
 
 
 def measure(name):
-    function, repeats = ROWS[name]
-    times, more = [], {}
-    for _ in range(repeats):
-        steps = function()
-        work = next(steps)
-        if name in WRITING:
-            os.sync()
-        begun = time.perf_counter()
-        given = work()
-        taken = time.perf_counter() - begun
-        # What measures itself gives its own time.
-        times.append(given if isinstance(given, float) else taken)
-        try:
-            next(steps)
-        except StopIteration as end:
-            more = end.value or {}
+    steps, more = ROWS[name](), {}
+    work = next(steps)
     if name in WRITING:
         os.sync()
-    return {"us": statistics.median(times) * 1e6, "times": repeats, **more}
+    begun = time.perf_counter()
+    given = work()
+    taken = time.perf_counter() - begun
+    try:
+        next(steps)
+    except StopIteration as end:
+        more = end.value or {}
+    if name in WRITING:
+        os.sync()
+    # What measures itself gives its own time.
+    return {"us": (given if isinstance(given, float) else taken) * 1e6, **more}
 
 
 def main():
