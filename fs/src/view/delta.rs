@@ -132,6 +132,11 @@ impl Delta {
         }
     }
 
+    /// The attribute that [`Delta::set_opaque`] sets.
+    pub(super) fn opaque_attribute(&self) -> &'static str {
+        self.format.opaque()
+    }
+
     /// Hides what lower layers have below the directory.
     pub(super) fn set_opaque(&self, dir: impl AsFd) -> Result<(), FsError> {
         let path = sys::proc_path(&dir);
@@ -160,8 +165,8 @@ impl Delta {
                 fs::mkdirat(work, temp, Mode::RWXU)?;
                 let copy = sys::pin_at(work, temp)?;
                 let stat = fs::fstat(source)?;
-                self.copy_metadata(source, copy.as_fd(), &stat)?;
-                self.note_number(copy.as_fd(), stat.st_ino)
+                self.note_number(copy.as_fd(), stat.st_ino)?;
+                self.copy_metadata(source, copy.as_fd(), &stat)
             })?;
             staged.place_copy(parent, name)?;
             layers.forget_one(&at);
@@ -186,8 +191,8 @@ impl Delta {
         let (staged, ()) = self.stage(|work, temp| {
             Self::copy_content(source.as_fd(), &stat, work, temp, content)?;
             let copy = sys::pin_at(work, temp)?;
-            self.copy_metadata(source.as_fd(), copy.as_fd(), &stat)?;
-            self.note_number(copy.as_fd(), stat.st_ino)
+            self.note_number(copy.as_fd(), stat.st_ino)?;
+            self.copy_metadata(source.as_fd(), copy.as_fd(), &stat)
         })?;
         Ok(staged)
     }
@@ -225,9 +230,6 @@ impl Delta {
         if self.privileged {
             set_owner(copy, Some(stat.st_uid), Some(stat.st_gid))?;
         }
-        if sys::kind(stat) != FileType::Symlink {
-            fs::chmod(sys::proc_path(&copy), sys::permissions(stat))?;
-        }
         for name in sys::xattr_names(source)? {
             if is_hidden(&name) {
                 continue;
@@ -238,6 +240,10 @@ impl Delta {
                 Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => {}
                 Err(errno) => return Err(errno.into()),
             }
+        }
+        // After the attributes: who may not write to a file may not set those of its own kind.
+        if sys::kind(stat) != FileType::Symlink {
+            fs::chmod(sys::proc_path(&copy), sys::permissions(stat))?;
         }
         set_times(copy, &times_of(stat))
     }

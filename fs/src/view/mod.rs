@@ -13,6 +13,7 @@
 //! asked or the kernel is notified.
 
 mod acl;
+mod advance;
 mod attr;
 mod caching;
 mod control;
@@ -20,6 +21,7 @@ mod copy_up;
 mod delta;
 mod error;
 mod figures;
+mod foreign;
 mod handles;
 mod layers;
 mod listing;
@@ -34,15 +36,16 @@ mod sys;
 mod tests;
 mod write;
 
+pub use advance::Teller;
 pub use attr::{Changes, SetTime};
 pub use control::{Cached, KernelCache};
 pub use error::{FsError, ViewError};
 pub use figures::Figures;
 pub use listing::{DOTS, DirEntry, Listing};
 pub use nodes::ROOT;
-pub use notices::{DIRECTORY_INO, is_virtual, is_virtual_path};
+pub use notices::{DIRECTORY_INO, GIT_ABOVE, is_fresh_each_time, is_virtual, is_virtual_path};
 pub use read::{Attr, Caching, Opened};
-pub use scratch::{Scratch, ScratchError};
+pub use scratch::{Found, Scratch, ScratchError};
 pub use write::{ByRoot, Creation};
 
 use crate::gate::Gate;
@@ -128,6 +131,7 @@ pub struct View {
     listings: Listings,
     passthrough: AtomicBool,
     kernel: Mutex<Option<Arc<dyn KernelCache>>>,
+    teller: Mutex<Option<Arc<Teller>>>,
 }
 
 impl View {
@@ -183,6 +187,7 @@ impl View {
             listings: Listings::default(),
             passthrough: AtomicBool::new(false),
             kernel: Mutex::new(None),
+            teller: Mutex::new(None),
         });
         let listener: Arc<dyn BaseListener> = view.clone();
         spec.watch.subscribe(Arc::downgrade(&listener));

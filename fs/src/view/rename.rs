@@ -36,7 +36,7 @@ impl View {
         }
         let was_dir = loop {
             let names = self.write_names();
-            let source = self.there(from)?;
+            let source = self.movable(from)?;
             let target = self.layers.place(to)?.entry()?;
             if flags.contains(RenameFlags::NOREPLACE) && target.is_some() {
                 return Err(FsError::Exists);
@@ -49,7 +49,7 @@ impl View {
             }
             let mut to_copy = self.to_copy(from, &source)?;
             if exchange {
-                to_copy.extend(self.to_copy(to, target.as_ref().ok_or(FsError::NotFound)?)?);
+                to_copy.extend(self.to_copy(to, &self.movable(to)?)?);
             }
             // Data is copied without the lock, so all is looked at again.
             if !to_copy.is_empty() {
@@ -86,10 +86,10 @@ impl View {
         let _names = self.read_names();
         self.check_flags(flags)?;
         let exchange = flags == RenameFlags::EXCHANGE;
-        let source = self.there(from)?;
+        let source = self.movable(from)?;
         let target = self.layers.entry(to)?;
         match &target {
-            None if exchange => return Err(FsError::NotFound),
+            _ if exchange => drop(self.movable(to)?),
             Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(FsError::Exists),
             Some(target) if !exchange && from != to => {
                 self.check_replaced(sys::is_dir(&source.stat), to, target)?;
@@ -115,9 +115,12 @@ impl View {
         if known && (!whiteout || self.delta.privileged()) { Ok(()) } else { Err(FsError::Invalid) }
     }
 
-    /// The entry at `path`, which must be there.
-    fn there(&self, path: &RelPath) -> Result<Entry, FsError> {
-        self.layers.place(path)?.entry()?.ok_or(FsError::NotFound)
+    /// The entry at `path`, unless it is a directory with which a mount would move to where it is not
+    /// scratch.
+    fn movable(&self, path: &RelPath) -> Result<Entry, FsError> {
+        let entry = self.layers.place(path)?.entry()?.ok_or(FsError::NotFound)?;
+        let mounts = sys::is_dir(&entry.stat) && self.holds_mounts(path);
+        if mounts { Err(FsError::MovesMounts) } else { Ok(entry) }
     }
 
     /// Moves an entry of the delta. The names are locked for writing.
@@ -153,6 +156,9 @@ impl View {
         let mut nodes = self.nodes();
         nodes.detach(to, orphan);
         nodes.rename(from, to);
+        drop(nodes);
+        // The kernel unmounts what was mounted on a directory that is replaced.
+        self.forget_mount(to);
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! end kernel overlayfs has to show the same tree, of the delta over the pins over base.
 
 use super::*;
-use crate::gate::{Answer, Gate, Intent, Notice, Permit, Requester, ViewControl as _};
+use crate::gate::{Answer, Gate, Intent, Notice, Ordered, Permit, Requester, ViewControl as _};
 use agentfs_core::changeset::Before;
 use proptest::prelude::*;
 use rustix::fs::{OFlags, RenameFlags};
@@ -30,6 +30,17 @@ impl Gate for Permissive {
 
     fn notice(&self, _: Notice) -> String {
         String::new()
+    }
+
+    fn order(
+        &self,
+        _: Notice,
+        _: &[u8],
+        _: &dyn Fn(&RelPath) -> bool,
+        _: Requester,
+        done: Ordered,
+    ) {
+        done(Ok(()));
     }
 }
 

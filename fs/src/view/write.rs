@@ -71,7 +71,9 @@ impl View {
 
     fn opened_for_writing(&self, ino: u64, file: OwnedFd) -> Result<Opened, FsError> {
         let stat = fs::fstat(&file)?;
-        let (handle, through) = self.handles.open_file(ino, true, file, self.passthrough());
+        // The kernel would write by itself with the daemon's rights, and leave set-id bits there.
+        let through = self.passthrough() && !is_set_id(&stat);
+        let (handle, through) = self.handles.open_file(ino, true, file, through);
         let caching = if through { Caching::Through } else { self.caching_written(ino, &stat) };
         Ok(Opened { handle, caching })
     }
@@ -230,6 +232,8 @@ impl View {
             self.layers.forget(path);
             self.nodes().detach(path, orphan);
         }
+        // The kernel unmounts what was mounted on it.
+        self.forget_mount(path);
         self.forget_if_as_in_base(path, true);
         Ok(())
     }
@@ -371,7 +375,7 @@ impl View {
     }
 
     /// Gives something new the owner, mode and list that it shall have, unless it has them already.
-    fn own(
+    pub(super) fn own(
         &self,
         dir: BorrowedFd<'_>,
         name: &OsStr,
@@ -507,11 +511,19 @@ fn write_flags(flags: OFlags) -> OFlags {
 /// the host's file itself.
 pub(super) fn drop_set_id(file: impl AsFd) -> Result<(), FsError> {
     let stat = fs::fstat(&file)?;
-    let executable_group = stat.st_mode & 0o2010 == 0o2010;
-    let set_id =
-        Mode::SUID.as_raw_mode() | if executable_group { Mode::SGID.as_raw_mode() } else { 0 };
-    if stat.st_mode & set_id != 0 {
-        fs::fchmod(file, Mode::from_raw_mode(stat.st_mode & 0o7777 & !set_id))?;
+    if is_set_id(&stat) {
+        let mode = stat.st_mode & 0o7777 & !set_id_bits(&stat);
+        fs::fchmod(file, Mode::from_raw_mode(mode))?;
     }
     Ok(())
+}
+
+fn is_set_id(stat: &fs::Stat) -> bool {
+    stat.st_mode & set_id_bits(stat) != 0
+}
+
+/// The bits that give a program rights; a set-group-id bit without the right to execute does not.
+fn set_id_bits(stat: &fs::Stat) -> u32 {
+    let executable_group = stat.st_mode & 0o2010 == 0o2010;
+    Mode::SUID.as_raw_mode() | if executable_group { Mode::SGID.as_raw_mode() } else { 0 }
 }
