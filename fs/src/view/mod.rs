@@ -12,6 +12,7 @@
 //! write for those that change names), `nodes` (for moments only). None is held while the gate is
 //! asked or the kernel is notified.
 
+mod advance;
 mod attr;
 mod caching;
 mod control;
@@ -32,6 +33,7 @@ mod sys;
 mod tests;
 mod write;
 
+pub use advance::Teller;
 pub use attr::{Changes, SetTime};
 pub use control::{Cached, KernelCache};
 pub use error::{FsError, ViewError};
@@ -117,6 +119,7 @@ pub struct View {
     listings: Listings,
     passthrough: AtomicBool,
     kernel: Mutex<Option<Arc<dyn KernelCache>>>,
+    teller: Mutex<Option<Arc<Teller>>>,
 }
 
 impl View {
@@ -172,6 +175,7 @@ impl View {
             listings: Listings::default(),
             passthrough: AtomicBool::new(false),
             kernel: Mutex::new(None),
+            teller: Mutex::new(None),
         });
         let listener: Arc<dyn BaseListener> = view.clone();
         spec.watch.subscribe(Arc::downgrade(&listener));
