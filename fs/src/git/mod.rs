@@ -8,20 +8,22 @@
 //! system, the links are made beside them in base's git directory, and the snapshot names that
 //! place as an alternate, which the sandbox shows read-only.
 //!
-//! Nothing here runs git, a hook or a filter, follows a link that somebody has put into a git
-//! directory, or knows of views and runs.
+//! Nothing here runs a hook or a filter, nor git but to read settings ([`settings()`]), follows a link that somebody has put
+//! into a git directory, or knows of views and runs.
 
 mod aside;
 mod dirs;
 mod locate;
 mod mirror;
 mod plan;
+mod settings;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 
 pub use aside::{Aside, drop_locks, forget, set_aside};
 pub use locate::{Repository, locate};
+pub use settings::{Places, settings, user_excludes};
 pub use snapshot::{Snapshot, outside_of};
 
 use std::io;

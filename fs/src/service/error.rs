@@ -13,9 +13,33 @@ use agentfs_core::machine::{Misfit, Rejection};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The journal could not be written: what was decided is undone, and nobody is told otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("nothing was done, because {why}")]
+pub struct NotRecorded {
+    /// Whether it is for want of space.
+    pub full: bool,
+    why: String,
+}
+
+impl NotRecorded {
+    pub(super) fn new(error: &StoreError, state_dir: &Path) -> Self {
+        let full = error.is_full();
+        let why = if full {
+            format!("{} is full; free some space there, then try again", state_dir.display())
+        } else {
+            error.to_string()
+        };
+        Self { full, why }
+    }
+}
+
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
+    /// The journal failed to take it.
+    #[error(transparent)]
+    NotRecorded(#[from] NotRecorded),
     /// It makes no sense in the present state.
     #[error(transparent)]
     Rejected(#[from] Rejection),
@@ -148,7 +172,8 @@ impl ServiceError {
             Self::BadRequest(_) | Self::NoSuchProcess(_) | Self::Config(_) | Self::Scratch(_) => {
                 ErrorCode::BadRequest
             }
-            Self::Store(_)
+            Self::NotRecorded(_)
+            | Self::Store(_)
             | Self::Misfit(_)
             | Self::Plan(_)
             | Self::View(_)
