@@ -9,13 +9,15 @@ use std::sync::OnceLock;
 pub const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 
 /// The programs that the harness and the scenarios use, and the Debian packages that have them.
-const TOOLS: [(&str, &str); 10] = [
+const TOOLS: [(&str, &str); 12] = [
     ("bash", "bash"),
     ("env", "coreutils"),
     ("fusermount3", "fuse3"),
     ("git", "git"),
+    ("inotifywait", "inotify-tools"),
     ("mount", "mount"),
     ("nsenter", "util-linux"),
+    ("pgrep", "procps"),
     ("python3", "python3"),
     ("setpriv", "util-linux"),
     ("setsid", "util-linux"),

@@ -4,7 +4,7 @@ use crate::locate::{LocateError, Workspace};
 use crate::types::{
     Agent, ClaimUnits, Claimed, Diff, EndRun, ErrorBody, ErrorCode, Explanation, Lock, LogEntry,
     Recoverable, ReleaseUnit, Released, Run, RunSummary, Settled, StartRun, StartedRun, Status,
-    Unmounted, Waiting,
+    SyncView, Synced, Unmounted, Waiting,
 };
 use agentfs_core::changeset::Conflict;
 use agentfs_core::{AgentName, RelPath, RunId};
@@ -186,6 +186,12 @@ impl Client {
     /// Releases a unit.
     pub fn release(&self, request: &ReleaseUnit) -> Result<Released, ApiError> {
         self.post("/v1/release", request)
+    }
+
+    /// Moves a live view to base's newest version: the named agent's or, on an agent's own socket,
+    /// its own.
+    pub fn sync(&self, agent: Option<&AgentName>) -> Result<Synced, ApiError> {
+        self.post("/v1/sync", &SyncView { agent: agent.cloned() })
     }
 
     /// Why something waits or was refused: about one path, or about everything.

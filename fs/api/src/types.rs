@@ -70,6 +70,9 @@ pub struct Status {
     pub waiting: usize,
     /// Agents with changes that are neither applied nor discarded.
     pub pending: usize,
+    /// Paths at which an apply would be refused now, over all agents.
+    #[serde(default)]
+    pub conflicts: usize,
     /// The configuration in force.
     pub config: Config,
     /// How views are served, e.g. "as root" or "rootless, by fusermount3".
@@ -177,6 +180,9 @@ pub struct Agent {
     pub leases: usize,
     /// Paths it has changed and not yet applied or discarded.
     pub changed: usize,
+    /// Paths among these at which an apply would be refused now.
+    #[serde(default)]
+    pub conflicts: usize,
     /// The last sign of life.
     pub last_active: Timestamp,
 }
@@ -214,7 +220,7 @@ pub struct Run {
     pub outcome: Option<Outcome>,
 }
 
-pub use agentfs_core::machine::Exit;
+pub use agentfs_core::machine::{Author, Exit, Moved};
 
 /// What became of a run's changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -343,6 +349,9 @@ pub struct RunSummary {
     pub waits: Vec<WaitRecord>,
     /// What became of the changes.
     pub outcome: Outcome,
+    /// Where base has changed under those that are still pending.
+    #[serde(default)]
+    pub conflicts: Vec<ComingConflict>,
 }
 
 /// One wait that has ended, or one refusal.
@@ -417,6 +426,44 @@ pub struct Settled {
     pub outcome: Outcome,
     /// The units that are free again.
     pub released: Vec<WorkUnit>,
+}
+
+/// `POST /v1/sync`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SyncView {
+    /// Whose view; an agent's own socket needs no name.
+    pub agent: Option<AgentName>,
+}
+
+/// The answer to [`SyncView`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Synced {
+    /// Whose view.
+    pub agent: AgentName,
+    /// The version of base that it was at.
+    pub from: BaseVersion,
+    /// The version that it is at now.
+    pub version: BaseVersion,
+    /// What it shows otherwise, by path.
+    pub moved: Vec<Moved>,
+    /// Where base has changed under the agent's own changes, which it goes on seeing.
+    pub conflicts: Vec<ComingConflict>,
+}
+
+/// A path at which an apply would be refused now, because base has changed under the change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComingConflict {
+    /// Whose change.
+    pub agent: AgentName,
+    /// Where.
+    pub path: RelPath,
+    /// When it was found.
+    pub since: Timestamp,
+    /// Whose apply changed base; none if somebody did by hand.
+    #[serde(default)]
+    pub author: Option<Author>,
+    /// One sentence.
+    pub text: String,
 }
 
 /// `GET /v1/explain?path=...`.

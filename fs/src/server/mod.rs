@@ -42,6 +42,7 @@ fn shared_routes() -> Router<Context> {
         .route("/v1/agents", get(handlers::agents))
         .route("/v1/claims", post(handlers::claim))
         .route("/v1/release", post(handlers::release))
+        .route("/v1/sync", post(handlers::sync))
         .route("/v1/explain", get(handlers::explain))
         .route("/v1/agents/{agent}/diff", get(handlers::diff))
         .route("/v1/agents/{agent}/patch", get(handlers::patch))

@@ -9,6 +9,7 @@
 //! What must never happen here: file system work of a view on the owner's thread (the FUSE side
 //! does it when it is answered), and an answer before the commit.
 
+mod delegation;
 mod error;
 mod gate;
 mod mounts;
@@ -17,6 +18,7 @@ mod publish;
 mod queries;
 mod report;
 mod runs;
+mod sync;
 mod waiters;
 
 pub use error::ServiceError;

@@ -170,6 +170,8 @@ impl Owner {
             return Err(ServiceError::Stopped);
         }
         let still = Still(self.agents.get(agent).map(|served| served.gate.stop_writes()));
+        // What has gone through until now.
+        self.collect(agent);
         self.refuse_while_written(agent, paths)?;
         Ok(still)
     }
@@ -274,6 +276,8 @@ impl Owner {
         // Before others hear of it: one of them may be a write of this very agent that waits.
         drop(still);
         self.command(Command::FinishApply { agent: agent.clone(), rebased })?;
+        let paths: Vec<RelPath> = applied.now.keys().cloned().collect();
+        self.compare_others(agent, &paths);
         self.refresh_idle_views();
         Ok(())
     }

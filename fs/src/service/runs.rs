@@ -3,7 +3,7 @@
 use super::gate::AgentGate;
 use super::owner::{Served, read_config};
 use super::publish::Work;
-use super::{Owner, ServiceError, report};
+use super::{Owner, ServiceError, report, sync};
 use crate::changeset;
 use crate::fuse;
 use crate::gate::ViewControl;
@@ -126,7 +126,9 @@ impl Owner {
         if served.mounted.as_ref().is_none_or(fuse::MountedView::has_ended) {
             layout::make_private(&mountpoint)
                 .map_err(ServiceError::io("make the directory", &mountpoint))?;
-            served.mounted = Some(fuse::mount(served.view.clone(), &mountpoint)?);
+            let mounted = fuse::mount(served.view.clone(), &mountpoint, self.attendant.trust())?;
+            sync::tell_watchers(&self.attendant, &mounted);
+            served.mounted = Some(mounted);
         }
         served.gate.open();
         Ok(dirs)
@@ -207,6 +209,7 @@ impl Owner {
         } else if exit == Exit::Code(0) && publish == Publish::OnSuccess && !is_unread {
             self.publish_run(&agent, &changes)?;
         }
+        let conflicts = report::coming(self.state(), Some(&agent), self.clock.now());
         let ended = self.state().runs.get(&run);
         let outcome = ended.and_then(|run| run.outcome.as_ref()).map(report::outcome);
         Ok(RunSummary {
@@ -216,6 +219,7 @@ impl Owner {
             units,
             waits: ended.map(report::waits).unwrap_or_default(),
             outcome: outcome.unwrap_or(Outcome::Nothing),
+            conflicts,
         })
     }
 

@@ -15,7 +15,7 @@
 use super::error::FsError;
 use super::layers::Which;
 use super::{View, notices, sys};
-use crate::gate::ViewControl;
+use crate::gate::{Advanced, ViewControl};
 use crate::watch::{BaseChanges, BaseListener};
 use agentfs_core::RelPath;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
@@ -53,7 +53,7 @@ impl View {
     }
 
     /// Waits a moment for the kernel.
-    fn settle(&self) {
+    fn settle_kernel(&self) {
         let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(kernel) = kernel {
             kernel.settle();
@@ -63,9 +63,15 @@ impl View {
     /// Makes the kernel forget `paths`, or all, soon.
     pub(super) fn invalidate(&self, paths: Option<&[RelPath]>) {
         let Some(paths) = paths else { return self.invalidate_all() };
+        self.invalidate_with(paths, &[]);
+    }
+
+    /// Makes the kernel forget `paths`, and of `dirs` the attributes, soon.
+    pub(super) fn invalidate_with(&self, paths: &[RelPath], dirs: &[RelPath]) {
         let mut what = Vec::new();
         {
             let nodes = self.nodes();
+            what.extend(dirs.iter().filter_map(|dir| nodes.ino(dir)).map(Cached::Inode));
             // Data first: entries may have to wait for an operation in their directory.
             what.extend(paths.iter().filter_map(|path| nodes.ino(path)).map(Cached::Inode));
             for path in paths {
@@ -256,7 +262,7 @@ impl View {
             }
         }
         self.invalidate(None);
-        self.settle();
+        self.settle_kernel();
         Ok(())
     }
 
@@ -296,6 +302,9 @@ impl View {
 impl BaseListener for View {
     /// Somebody has changed base by hand: what the view shows of it, the kernel must forget.
     fn base_changed(&self, changes: &BaseChanges) {
+        let changed: Vec<RelPath> = changes.paths.union(&changes.subtrees).cloned().collect();
+        // While it is still known what was there.
+        let edits = self.edits_to_tell(&changed);
         {
             // Whoever walks to a directory now has the old one kept before this, or the new one.
             let _names = self.write_names();
@@ -307,8 +316,10 @@ impl BaseListener for View {
         if changes.all {
             self.invalidate(None);
         } else {
-            let changed: Vec<RelPath> = changes.paths.union(&changes.subtrees).cloned().collect();
             self.invalidate(Some(&changed));
+        }
+        if let Some((tell, edits)) = edits {
+            tell(edits);
         }
     }
 }
@@ -337,6 +348,14 @@ impl ViewControl for View {
         Ok(())
     }
 
+    fn advance(&self) -> io::Result<Advanced> {
+        Ok(self.advance_all()?)
+    }
+
+    fn settle(&self) {
+        self.settle_kernel();
+    }
+
     fn drop_from_delta(&self, paths: Option<&[RelPath]>) -> io::Result<()> {
         let dropped = {
             let _names = self.write_names();
@@ -352,7 +371,7 @@ impl ViewControl for View {
         self.invalidate(Some(&dropped));
         // What was dropped is still held open for its handles, so an open of the inode that the
         // kernel has under the name would find it: the kernel is waited for.
-        self.settle();
+        self.settle_kernel();
         Ok(())
     }
 

@@ -229,6 +229,11 @@ impl Layers {
         Ok(Entry { top: Which::Delta, stat, base_ino: None, merged: true })
     }
 
+    /// Whether a directory of the delta or the pins hides what is below it.
+    pub(super) fn is_opaque(&self, dir: &OwnedFd) -> Result<bool, FsError> {
+        self.root.is_opaque(dir)
+    }
+
     /// What one layer alone holds at `path`; none also if a directory on the way is missing.
     pub(super) fn stat_in(&self, which: Which, path: &RelPath) -> Result<Option<Stat>, FsError> {
         let root = self.root(which);

@@ -12,6 +12,7 @@
 //! write for those that change names), `nodes` (for moments only). None is held while the gate is
 //! asked or the kernel is notified.
 
+mod advance;
 mod attr;
 mod caching;
 mod control;
@@ -33,6 +34,7 @@ mod sys;
 mod tests;
 mod write;
 
+pub use advance::Teller;
 pub use attr::{Changes, SetTime};
 pub use control::{Cached, KernelCache};
 pub use error::{FsError, ViewError};
@@ -118,6 +120,7 @@ pub struct View {
     listings: Listings,
     passthrough: AtomicBool,
     kernel: Mutex<Option<Arc<dyn KernelCache>>>,
+    teller: Mutex<Option<Arc<Teller>>>,
 }
 
 impl View {
@@ -173,6 +176,7 @@ impl View {
             listings: Listings::default(),
             passthrough: AtomicBool::new(false),
             kernel: Mutex::new(None),
+            teller: Mutex::new(None),
         });
         let listener: Arc<dyn BaseListener> = view.clone();
         spec.watch.subscribe(Arc::downgrade(&listener));

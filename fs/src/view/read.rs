@@ -341,6 +341,11 @@ impl View {
         Opened { handle: self.handles.open_notice(text), caching: Caching::Direct }
     }
 
+    /// A handle on nothing at all, for one who will only close it.
+    pub fn open_nothing(&self) -> u64 {
+        self.handles.open_notice(String::new())
+    }
+
     /// The notice with this number, if it is one.
     pub fn notice(ino: u64) -> Option<Notice> {
         notices::by_ino(ino)
