@@ -76,11 +76,23 @@ pub enum Refusal {
     /// No run of this agent is alive, or the daemon ends.
     #[error("no live run")]
     Closed,
+    /// The journal has no space for it.
+    #[error("no space left for the journal")]
+    Full,
+    /// The journal failed.
+    #[error("the journal failed")]
+    NotRecorded,
+    /// What was written into a file of `.agentfs/` names no work unit.
+    #[error("no work unit")]
+    Invalid,
 }
 
 /// What the gate tells the operation when it is answered. It is called on the owner's thread, so
 /// it only hands the work on and returns.
 pub type Answer = Box<dyn FnOnce(Result<Permit, Refusal>) + Send>;
+
+/// Like [`Answer`], to what was written into a file of `.agentfs/`.
+pub type Ordered = Box<dyn FnOnce(Result<(), Refusal>) + Send>;
 
 /// One agent's way to the owner of the state.
 pub trait Gate: Send + Sync + 'static {
@@ -103,6 +115,18 @@ pub trait Gate: Send + Sync + 'static {
     /// The text of one file of the virtual directory `.agentfs/`, made now. May take as long as
     /// the owner is busy: call it from a thread that may wait.
     fn notice(&self, notice: Notice) -> String;
+
+    /// The agent has written `text` into a file of `.agentfs/` that takes orders; `is_dir` says
+    /// whether the view shows a directory at a path. `done` is called like an [`Answer`]; what it
+    /// means in words is the file's text from then on.
+    fn order(
+        &self,
+        order: Notice,
+        text: &[u8],
+        is_dir: &dyn Fn(&RelPath) -> bool,
+        requester: Requester,
+        done: Ordered,
+    );
 }
 
 /// The files of the virtual directory `.agentfs/` at a view's root.
@@ -120,18 +144,29 @@ pub enum Notice {
     Readme,
     /// `*`, so that git ignores the directory.
     GitIgnore,
+    /// Units that are written into it are claimed; has the latest answer.
+    Claim,
+    /// Units that are written into it are given back; has the latest answer.
+    Release,
 }
 
 impl Notice {
     /// Every file with its name.
-    pub const ALL: [(Notice, &'static str); 6] = [
+    pub const ALL: [(Notice, &'static str); 8] = [
         (Notice::Whoami, "whoami"),
         (Notice::Locks, "locks"),
         (Notice::Waiting, "waiting"),
         (Notice::Explain, "explain"),
         (Notice::Readme, "README.md"),
         (Notice::GitIgnore, ".gitignore"),
+        (Notice::Claim, "claim"),
+        (Notice::Release, "release"),
     ];
+
+    /// Whether it takes orders: the others are for reading alone.
+    pub fn takes_orders(self) -> bool {
+        matches!(self, Self::Claim | Self::Release)
+    }
 }
 
 /// A path that a view shows in another version than before.

@@ -3,20 +3,27 @@
 //! ```text
 //! STATE/journal.db              the journal
 //! STATE/daemon.log              what a daemon in the background has to say
+//! STATE/mountpoint              where the views of the daemon that serves, or that died, are
 //! STATE/agents/NAME/delta/      the agent's changes, in overlayfs's on-disk format
 //! STATE/agents/NAME/work/       overlayfs's work directory
 //! STATE/agents/NAME/mounts/     work directories of the run's scratch mounts, by number
-//! STATE/agents/NAME/pins/       old versions of base that the agent's view still shows
+//! STATE/agents/NAME/pins/       old versions of base that the agent's view still shows, and the
+//!                               snapshot of base's `.git` that its own `.git` is a delta over
 //! STATE/agents/NAME/home/       the agent's home
 //! STATE/agents/NAME/kept/       private `.git`s of runs whose changes are settled, by next run
+//! STATE/agents/NAME/trash/      what is about to be removed
+//! COMMON/agentfs/ID/NAME/       links to base's objects in its own git directory (COMMON), where
+//!                               STATE lies on another file system; ID is STATE's own name
 //! ```
 
 use crate::view::Owner;
 use agentfs_api::Workspace;
-use agentfs_core::{AgentName, RunId};
+use agentfs_core::AgentName;
 use rustix::fs::{Gid, Uid};
+use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -34,7 +41,10 @@ pub struct AgentDirs {
     pub pins: PathBuf,
     /// Its home.
     pub home: PathBuf,
-    kept: PathBuf,
+    /// Private `.git`s of earlier runs.
+    pub kept: PathBuf,
+    /// What is about to be removed.
+    pub trash: PathBuf,
     /// All of it.
     top: PathBuf,
     mounts: PathBuf,
@@ -50,6 +60,7 @@ impl AgentDirs {
             pins: dir.join("pins"),
             home: dir.join("home"),
             kept: dir.join("kept"),
+            trash: dir.join("trash"),
             mounts: dir.join("mounts"),
             top: dir,
         }
@@ -82,22 +93,6 @@ impl AgentDirs {
         }
         Ok(&self.top)
     }
-
-    /// Takes the private `.git` of earlier runs out of the delta, so that `run` begins with base's;
-    /// keeps it, because commits may be in it that are nowhere else (G4).
-    ///
-    /// Only for an agent without pending changes and without a live run.
-    pub fn set_git_aside(&self, run: RunId) -> io::Result<()> {
-        let git = self.delta.join(".git");
-        match git.symlink_metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-            Ok(_) => {
-                make_private(&self.kept)?;
-                std::fs::rename(git, self.kept.join(format!("git-before-{run}")))
-            }
-        }
-    }
 }
 
 /// Removes the work directories that kernel overlayfs has used. It leaves directories in them that
@@ -116,6 +111,27 @@ fn remove_work(dir: &Path) -> io::Result<()> {
         }
     }
     std::fs::remove_dir(dir)
+}
+
+/// Where the daemon that serves the workspace has its views, or had them when it was killed: the
+/// next one takes them away there, and serves live runs where their processes look for them.
+pub fn noted_mountpoint(workspace: &Workspace) -> Option<PathBuf> {
+    let path = std::fs::read(mountpoint_note(workspace)).ok()?;
+    Some(PathBuf::from(OsString::from_vec(path))).filter(|path| path.is_absolute())
+}
+
+/// Notes where views are.
+pub fn note_mountpoint(workspace: &Workspace, mountpoint: &Path) -> io::Result<()> {
+    std::fs::write(mountpoint_note(workspace), mountpoint.as_os_str().as_bytes())
+}
+
+/// No views are there any more.
+pub fn forget_mountpoint(workspace: &Workspace) -> io::Result<()> {
+    std::fs::remove_file(mountpoint_note(workspace))
+}
+
+fn mountpoint_note(workspace: &Workspace) -> PathBuf {
+    workspace.state_dir.join("mountpoint")
 }
 
 /// Makes `dir`, and what is missing above it, for its owner alone.

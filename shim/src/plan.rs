@@ -189,7 +189,8 @@ fn steps(spec: &Spec) -> Vec<Step> {
     steps.extend(spec.secrets.iter().map(|at| Step::Mask { at: at.clone() }));
     let shown = |hidden: &&PathBuf| {
         let system = spec.system.iter().map(SystemEntry::path);
-        let mut visible = system.chain(spec.tools.iter().map(PathBuf::as_path));
+        let places = spec.places.iter().map(|place| place.at.as_path());
+        let mut visible = system.chain(spec.tools.iter().map(PathBuf::as_path)).chain(places);
         visible.any(|dir| hidden.starts_with(dir)) || hidden.starts_with(&spec.root)
     };
     steps.extend(spec.hidden.iter().filter(shown).map(|at| Step::Mask { at: at.clone() }));
@@ -198,6 +199,14 @@ fn steps(spec: &Spec) -> Vec<Step> {
         spec.home_alias.iter().map(|at| Step::Link { at: at.clone(), to: spec.user_home.clone() }),
     );
     steps.push(writable_bind(&spec.view, &spec.root));
+    steps.extend(spec.places.iter().map(|place| {
+        let (access, otherwise) = if place.writable {
+            (Access::Writable, Otherwise::Refuse)
+        } else {
+            (Access::ReadOnly, Otherwise::Skip)
+        };
+        Step::Bind { from: place.from.clone(), at: place.at.clone(), access, otherwise }
+    }));
     steps.push(writable_bind(&spec.socket, Path::new(SOCKET_INSIDE)));
     steps.sort_by_key(|step| step.at().components().count());
     steps.push(Step::SealRoot);
@@ -261,14 +270,18 @@ fn devices() -> impl Iterator<Item = Step> {
 ///
 /// A Landlock rule belongs to an inode, and the top of a FUSE view gets a new one when the daemon
 /// mounts it again; its parent directory here does not. So the rule for the view is on the
-/// parent, which is empty but for the view, read-only, or the home. A repository directly below
+/// parent, which is empty but for the view, read-only, or the home; so for each writable place of
+/// the repository's, which is served as the view is. A repository directly below
 /// `/` has the rule itself, because one on `/` would allow writing everywhere.
 fn writable(spec: &Spec) -> Vec<PathBuf> {
-    let parent = spec.root.parent().filter(|parent| *parent != Path::new("/"));
-    let view = parent.unwrap_or(&spec.root);
+    let places = spec.places.iter().filter(|place| place.writable).map(|place| &place.at);
+    let served = std::iter::once(&spec.root).chain(places).map(|at| {
+        let parent = at.parent().filter(|parent| *parent != Path::new("/"));
+        parent.unwrap_or(at)
+    });
     let own = ["/dev", "/proc", "/run", "/tmp", "/var/tmp"].into_iter().map(Path::new);
     let mut all: Vec<PathBuf> =
-        own.chain([spec.user_home.as_path(), view]).map(Path::to_owned).collect();
+        own.chain([spec.user_home.as_path()]).chain(served).map(Path::to_owned).collect();
     all.sort();
     all.dedup();
     all
@@ -332,6 +345,7 @@ mod tests {
             secrets: vec!["/home/u/.cargo/credentials.toml".into()],
             hidden: vec!["/state".into()],
             scratch: None,
+            places: Vec::new(),
         }
     }
 
@@ -434,6 +448,37 @@ mod tests {
         for root in ["/repo", "/srv/repo", "/home/u/repo"] {
             assert!(!writable(root).contains(&"/".into()), "{root}");
         }
+    }
+
+    #[test]
+    fn a_repository_around_the_workspace_is_read_only_but_for_its_git_directory() {
+        let mut spec = spec("/srv/repo/sub");
+        let place = |from: &str, at: &str, writable| agentfs_api::types::Place {
+            from: from.into(),
+            at: at.into(),
+            writable,
+        };
+        spec.places = vec![
+            place("/srv/repo", "/srv/repo", false),
+            place("/state/views/alice/.git-above", "/srv/repo/.git", true),
+        ];
+        spec.hidden = vec!["/srv/repo/state".into()];
+        let plan = Plan::of(&spec, Stdio::Inherited);
+        let access = |at: &str| match &plan.steps[position(&plan.steps, at)] {
+            Step::Bind { access, .. } => *access,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(access("/srv/repo"), Access::ReadOnly);
+        assert_eq!(access("/srv/repo/.git"), Access::Writable);
+        assert_eq!(access("/srv/repo/sub"), Access::Writable);
+        let around = position(&plan.steps, "/srv/repo");
+        assert!(
+            ["/srv/repo/.git", "/srv/repo/sub"]
+                .iter()
+                .all(|inner| around < position(&plan.steps, inner))
+        );
+        assert!(plan.steps.contains(&Step::Mask { at: "/srv/repo/state".into() }));
+        assert!(plan.writable.contains(&"/srv/repo".into()));
     }
 
     #[test]

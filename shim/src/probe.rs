@@ -346,6 +346,7 @@ impl Place {
             run_as: self.run_as,
             heartbeat: Span(Duration::from_secs(10)),
             scratch: None,
+            places: Vec::new(),
         })
     }
 }

@@ -64,6 +64,13 @@ impl Sandbox {
         launch().map_err(SandboxError::Start)
     }
 
+    /// The inner process, which is in the sandbox's user and mount namespaces.
+    pub fn process(&self) -> io::Result<OwnedFd> {
+        let pid = i32::try_from(self.inner.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = pid.ok_or(io::ErrorKind::NotFound)?;
+        Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+    }
+
     /// Stays until the command and everything that came from it has ended. Blocks. Tells
     /// `unmounted` of the scratch directories that are not mounted, and why.
     pub fn supervise(
@@ -233,7 +240,8 @@ fn stop_with_the_job(raw: &RawMode) {
     let _ = raw.again();
 }
 
-fn in_memory(plan: &Plan) -> io::Result<OwnedFd> {
+/// A file in memory that holds `plan`: command lines are visible to all.
+pub(crate) fn in_memory(plan: &impl serde::Serialize) -> io::Result<OwnedFd> {
     let mut file = std::fs::File::from(memfd_create(c"agentshim", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(&serde_json::to_vec(plan)?)?;
     file.rewind()?;

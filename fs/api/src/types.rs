@@ -284,6 +284,9 @@ pub struct StartedRun {
     /// The scratch directories that can be mounted past the view; none if none.
     #[serde(default)]
     pub scratch: Option<ScratchMounts>,
+    /// What else the sandbox has to show for the repository to work.
+    #[serde(default)]
+    pub places: Vec<Place>,
 }
 
 /// Scratch directories to be mounted inside by kernel overlayfs, over the view: base's copy below,
@@ -325,6 +328,18 @@ pub struct ScratchOwner {
 pub struct Unmounted {
     /// Each with the reason.
     pub directories: Vec<(RelPath, String)>,
+}
+
+/// A directory of the host that a sandbox shows, beside the view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Where it is outside.
+    pub from: PathBuf,
+    /// Where it is to be inside.
+    pub at: PathBuf,
+    /// Whether it can be written to; only what is private to the agent can.
+    #[serde(default)]
+    pub writable: bool,
 }
 
 /// `POST /v1/runs/RUN/end`.

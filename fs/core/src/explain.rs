@@ -4,7 +4,7 @@
 
 use crate::ids::AgentName;
 use crate::locks::{Claim, Obstacle};
-use crate::machine::{Author, ClaimEnd, Coming, Event, State};
+use crate::machine::{Author, ClaimEnd, Coming, Event, Read, State};
 use crate::path::RelPath;
 use crate::time::Timestamp;
 use crate::unit::WorkUnit;
@@ -105,9 +105,17 @@ pub fn deadlocked(agent: &AgentName, unit: &WorkUnit, cause: &str, circle: &[Age
 }
 
 /// A write based on a version that is not base's any more (G2).
-pub fn stale(agent: &AgentName, path: &RelPath, cause: &str) -> String {
+pub fn stale(agent: &AgentName, path: &RelPath, cause: &str, read: Read) -> String {
+    let why = match read {
+        Read::Unknown => format!(
+            "the daemon was replaced while {agent} ran, and can't know which version {agent} has read"
+        ),
+        Read::Never | Read::Version(_) => {
+            format!("base has a newer version than the one that {agent} has read")
+        }
+    };
     format!(
-        "{agent} was refused {path} ({cause}) with EAGAIN: base has a newer version than the one that {agent} has read; read {path} again, then write"
+        "{agent} was refused {path} ({cause}) with EAGAIN: {why}; read {path} again, then write"
     )
 }
 

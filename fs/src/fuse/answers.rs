@@ -1,7 +1,7 @@
 //! Answers to the kernel: a result of the view as a reply, or as the errno that stands for it.
 
 use super::GENERATION;
-use super::convert::{errno, file_attr, ttl};
+use super::convert::{entry_ttl, errno, file_attr, ttl};
 use super::kernel::{Answer, Kernel};
 use crate::view::{Attr, FsError, Opened, View};
 use fuser::{
@@ -22,12 +22,16 @@ pub(super) struct Shown {
 impl Shown {
     /// Of an entry of the directory `dir`.
     pub(super) fn entry(view: &View, dir: u64, attr: Attr) -> Self {
-        Self { attr, ttl: ttl(view.is_told(dir)), is_mount: view.is_mount(attr.ino) }
+        Self {
+            attr,
+            ttl: entry_ttl(view.is_told(dir), attr.ino),
+            is_mount: view.is_mount(attr.ino),
+        }
     }
 
     /// Of a line of a listing.
     pub(super) fn line(view: &View, told: bool, attr: Attr) -> Self {
-        Self { attr, ttl: ttl(told), is_mount: view.is_mount(attr.ino) }
+        Self { attr, ttl: entry_ttl(told, attr.ino), is_mount: view.is_mount(attr.ino) }
     }
 
     /// Of a node by itself.

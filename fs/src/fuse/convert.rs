@@ -1,6 +1,6 @@
 //! Between fuser's types and the view's.
 
-use crate::view::{Attr, FsError, SetTime};
+use crate::view::{Attr, FsError, SetTime, is_fresh_each_time};
 use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,11 @@ const UNTOLD: Duration = Duration::from_secs(1);
 /// How long the kernel may keep entries and attributes without asking again.
 pub(super) fn ttl(told: bool) -> Duration {
     if told { TOLD } else { UNTOLD }
+}
+
+/// How long the kernel may keep the entry that leads to a number.
+pub(super) fn entry_ttl(told: bool, ino: u64) -> Duration {
+    if is_fresh_each_time(ino) { Duration::ZERO } else { ttl(told) }
 }
 
 pub(super) fn errno(error: FsError) -> Errno {

@@ -6,6 +6,7 @@
 
 mod announced;
 mod answers;
+mod controls;
 mod convert;
 mod counts;
 mod gated;
@@ -416,8 +417,8 @@ impl fuser::Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -427,6 +428,9 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         self.count(Kind::Write);
+        if view::is_virtual(ino.0) {
+            return self.order(req.pid(), ino.0, data, reply);
+        }
         let drop_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         match self.view.write(fh.0, offset, data, drop_privileges) {
             Ok(()) => reply.written(data.len() as u32),

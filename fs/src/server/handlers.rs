@@ -188,7 +188,7 @@ async fn begin_run(context: Context, mut request: StartRun) -> Result<StartedRun
     let started = context.service.start_run(request).await?;
     context.server.watch(started.run, pid);
     let ready = async {
-        context.server.listen_for(&started)?;
+        context.server.listen_for(&started.agent, started.run_as)?;
         context.service.warm(started.agent.clone()).await?;
         if !claims.is_empty() {
             let request = ClaimRequest {

@@ -1,12 +1,17 @@
 //! One agent's gate: the fast path that needs no round trip, and the way to the owner.
 
 use super::Service;
-use crate::gate::{Answer, Gate, Intent, Notice, Permit, Requester};
-use agentfs_core::changeset::Before;
-use agentfs_core::machine::PathFacts;
-use agentfs_core::{AgentName, RelPath, WorkUnit};
+use crate::gate::{Answer, Gate, Intent, Notice, Ordered, Permit, Requester};
+use agentfs_api::Workspace;
+use agentfs_core::changeset::{Before, FileKind};
+use agentfs_core::machine::{PathFacts, Read};
+use agentfs_core::unit::InvalidUnit;
+use agentfs_core::{AgentName, RelPath, UnitList, WorkUnit};
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Keeps an agent's writes away as long as it lives.
@@ -18,7 +23,8 @@ type BaseEntry = dyn Fn(&RelPath) -> Before + Send + Sync;
 /// What the owner and an agent's view know in common.
 ///
 /// The owner alone lets paths in and out; the view only asks. Everything in it can be rebuilt
-/// from the journal except what was read, which begins anew with each run.
+/// from the journal except what was read, which begins anew with each run. After a restart of the
+/// daemon in the middle of a run it is unknown, and what is unknown counts as changed.
 #[derive(Default)]
 struct Known {
     /// Whether a run of this agent is alive: without one nothing is written.
@@ -27,12 +33,16 @@ struct Known {
     admitted: HashSet<RelPath>,
     /// The version of each path that the run last opened for reading.
     read: HashMap<RelPath, Before>,
+    /// Whether the run has read more than `read` says: it began under another daemon.
+    has_a_past: bool,
     /// Paths that the view shows in an older version than base has, and that version.
     pinned: HashMap<RelPath, Before>,
     /// Directories in which this agent is alone: see [`super::delegation`].
     delegated: Vec<RelPath>,
     /// What was let through there, and the owner has not heard of.
     untold: Vec<Taken>,
+    /// The latest answers to orders, in words.
+    said: HashMap<Notice, String>,
 }
 
 /// A write that the gate let through by itself.
@@ -67,6 +77,7 @@ impl Known {
 /// One agent's way to the owner of the state.
 pub struct AgentGate {
     agent: AgentName,
+    workspace: Workspace,
     service: Service,
     base_entry: Box<BaseEntry>,
     known: Mutex<Known>,
@@ -76,9 +87,31 @@ pub struct AgentGate {
 
 impl AgentGate {
     /// A gate that lets nothing through yet.
-    pub fn new(agent: AgentName, service: Service, base_entry: Box<BaseEntry>) -> Arc<Self> {
+    pub fn new(
+        agent: AgentName,
+        workspace: Workspace,
+        service: Service,
+        base_entry: Box<BaseEntry>,
+    ) -> Arc<Self> {
         let (known, applying) = Default::default();
-        Arc::new(Self { agent, service, base_entry, known, applying })
+        Arc::new(Self { agent, workspace, service, base_entry, known, applying })
+    }
+
+    /// What an order came to, for whoever reads its file.
+    pub fn say(&self, order: Notice, words: String) {
+        self.known().said.insert(order, words);
+    }
+
+    /// The latest answer to an order.
+    pub fn said(&self, order: Notice) -> Option<String> {
+        self.known().said.get(&order).cloned()
+    }
+
+    /// The path that the agent means: from the root of the view, or below the repository's own.
+    fn locate(&self, typed: &[u8]) -> Result<RelPath, InvalidUnit> {
+        let root = &self.workspace.root;
+        let path = self.workspace.relative(root, Path::new(OsStr::from_bytes(typed)));
+        path.ok_or_else(|| InvalidUnit::Outside(String::from_utf8_lossy(typed).into_owned()))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -91,6 +124,13 @@ impl AgentGate {
         let mut known = self.known();
         let untold = std::mem::take(&mut known.untold);
         *known = Known { live: true, untold, ..Known::default() };
+    }
+
+    /// A run goes on that began under another daemon: nobody knows what it has read.
+    pub fn reopen(&self) {
+        let mut known = self.known();
+        let untold = std::mem::take(&mut known.untold);
+        *known = Known { live: true, has_a_past: true, untold, ..Known::default() };
     }
 
     /// The run has ended.
@@ -206,10 +246,17 @@ impl AgentGate {
     }
 
     fn facts_of(&self, known: &Known, paths: &[RelPath]) -> Vec<PathFacts> {
-        let fact = |path: &RelPath| PathFacts {
-            path: path.clone(),
-            read: known.read.get(path).copied(),
-            base: (self.base_entry)(path),
+        let fact = |path: &RelPath| {
+            let base = (self.base_entry)(path);
+            let read = match known.read.get(path) {
+                Some(version) => Read::Version(*version),
+                // Only of files is it ever noted that they were read.
+                None if known.has_a_past && base.is_some_and(|b| b.kind == FileKind::File) => {
+                    Read::Unknown
+                }
+                None => Read::Never,
+            };
+            PathFacts { path: path.clone(), read, base }
         };
         paths.iter().map(fact).collect()
     }
@@ -221,7 +268,7 @@ impl AgentGate {
             return None;
         }
         let facts = self.facts_of(&known, &intent.paths);
-        if facts.iter().any(|fact| fact.read.is_some_and(|read| read != fact.base)) {
+        if facts.iter().any(PathFacts::is_stale) {
             return None;
         }
         let permit = self.applying.try_read_arc().map(Permit::guarded)?;
@@ -281,6 +328,19 @@ impl Gate for AgentGate {
         let text = self.service.ask_blocking(move |owner| Ok(owner.notice(&agent, notice)));
         text.unwrap_or_else(|error| format!("{error}\n"))
     }
+
+    fn order(
+        &self,
+        order: Notice,
+        text: &[u8],
+        is_dir: &dyn Fn(&RelPath) -> bool,
+        requester: Requester,
+        done: Ordered,
+    ) {
+        let agent = self.agent.clone();
+        let list = UnitList::parse(text, |typed| self.locate(typed), is_dir);
+        self.service.send(Box::new(move |owner| owner.order(agent, order, list, requester, done)));
+    }
 }
 
 #[cfg(test)]
@@ -296,7 +356,10 @@ mod tests {
 
     fn gate_over(base: Before) -> Arc<AgentGate> {
         let service = Service { jobs: mpsc::channel().0 };
-        AgentGate::new("alice".parse().unwrap(), service, Box::new(move |_| base))
+        let at = |name: &str| std::path::PathBuf::from(name);
+        let workspace =
+            Workspace { root: at("/w"), state_dir: at("/s/w-1"), runtime_dir: at("/r/w-1") };
+        AgentGate::new("alice".parse().unwrap(), workspace, service, Box::new(move |_| base))
     }
 
     fn writes(path: &str) -> Intent {
@@ -317,6 +380,31 @@ mod tests {
         gate.admit(&writes("a").paths);
         gate.close();
         assert!(gate.already(&writes("a")).is_none(), "no run, no write");
+    }
+
+    #[test]
+    fn what_an_earlier_daemon_saw_being_read_is_unknown_until_it_is_read_again() {
+        let gate = gate_over(version(1));
+        gate.reopen();
+        let paths = writes("a").paths;
+        assert_eq!(gate.facts(&paths)[0].read, Read::Unknown);
+        gate.read(&paths[0], None);
+        assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(1)));
+        gate.open();
+        assert_eq!(gate.facts(&paths)[0].read, Read::Never, "another run");
+        let new = gate_over(None);
+        new.reopen();
+        assert_eq!(new.facts(&paths)[0].read, Read::Never, "there was nothing to be read");
+    }
+
+    #[test]
+    fn orders_name_paths_from_the_root_or_by_the_repositorys_own_path() {
+        let gate = gate_over(None);
+        assert_eq!(gate.locate(b"src/../a").unwrap().to_string(), "a");
+        assert_eq!(gate.locate(b"/w/src/a").unwrap().to_string(), "src/a");
+        for elsewhere in [b"/x/a".as_slice(), b"../a"] {
+            assert!(matches!(gate.locate(elsewhere), Err(InvalidUnit::Outside(_))));
+        }
     }
 
     #[test]
@@ -373,14 +461,14 @@ mod tests {
         let gate = gate_over(version(2));
         gate.open();
         let paths = writes("a").paths;
-        assert_eq!(gate.facts(&paths)[0].read, None);
+        assert_eq!(gate.facts(&paths)[0].read, Read::Never);
         gate.pin([(paths[0].clone(), version(1))]);
         gate.read(&paths[0], None);
-        assert_eq!(gate.facts(&paths)[0].read, Some(version(1)), "the pinned version");
+        assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(1)), "the pinned version");
         assert_eq!(gate.pinned(&paths), paths);
         gate.unpin(&paths);
         gate.read(&paths[0], None);
-        assert_eq!(gate.facts(&paths)[0].read, Some(version(2)));
+        assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(2)));
         assert_eq!(gate.pinned(&paths), []);
     }
 
@@ -393,8 +481,8 @@ mod tests {
         gate.read(&paths[0], version(1));
         gate.unpin_all();
         let facts = gate.facts(&paths);
-        assert_eq!((facts[0].read, facts[0].base), (Some(version(1)), version(2)));
+        assert_eq!((facts[0].read, facts[0].base), (Read::Version(version(1)), version(2)));
         gate.read(&paths[0], version(2));
-        assert_eq!(gate.facts(&paths)[0].read, Some(version(2)));
+        assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(2)));
     }
 }

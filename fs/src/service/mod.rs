@@ -12,7 +12,9 @@
 mod delegation;
 mod error;
 mod gate;
+mod git;
 mod mounts;
+mod orders;
 mod owner;
 mod publish;
 mod queries;
@@ -21,8 +23,9 @@ mod runs;
 mod sync;
 mod waiters;
 
-pub use error::ServiceError;
+pub use error::{NotRecorded, ServiceError};
 pub use owner::{Owner, Setup};
+pub use runs::LiveRun;
 
 use agentfs_api::types::{Lock, RunSummary, StartRun, StartedRun};
 use agentfs_core::machine::{ClaimRequest, Exit};
@@ -62,7 +65,7 @@ impl Service {
         let (reply, answer) = oneshot::channel();
         self.send(Box::new(move |owner| {
             let said = job(owner);
-            owner.after_commit(move || drop(reply.send(said)));
+            owner.after_commit(move |kept| drop(reply.send(if_kept(kept, said))));
         }));
         answer.await.unwrap_or(Err(ServiceError::Stopped))
     }
@@ -75,7 +78,7 @@ impl Service {
         let (reply, answer) = mpsc::sync_channel(1);
         self.send(Box::new(move |owner| {
             let said = job(owner);
-            owner.after_commit(move || drop(reply.send(said)));
+            owner.after_commit(move |kept| drop(reply.send(if_kept(kept, said))));
         }));
         answer.recv().unwrap_or(Err(ServiceError::Stopped))
     }
@@ -113,6 +116,14 @@ impl Service {
     fn send(&self, job: Job) {
         drop(self.jobs.send(job));
     }
+}
+
+/// What was said, if the journal has it.
+fn if_kept<R>(
+    kept: Result<(), NotRecorded>,
+    said: Result<R, ServiceError>,
+) -> Result<R, ServiceError> {
+    said.and_then(|said| kept.map(|()| said).map_err(ServiceError::from))
 }
 
 /// The units of a claim as a list for people.

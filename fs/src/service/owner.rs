@@ -3,7 +3,7 @@
 use super::gate::AgentGate;
 use super::sync::Ears;
 use super::waiters::Waiter;
-use super::{Job, Service, ServiceError};
+use super::{Job, NotRecorded, Service, ServiceError};
 use crate::attendant::Attendant;
 use crate::clock::Clock;
 use crate::fuse::MountedView;
@@ -29,6 +29,9 @@ const JOBS_PER_COMMIT: usize = 64;
 /// How often those that wait are looked at: whether their process is still there (G6: within 1 s).
 const LOOK_AT_WAITERS: Duration = Duration::from_millis(100);
 
+/// How long the owner rests after the journal has failed.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
+
 /// How many entries a slow reader of the event stream may lag behind before it has to reload.
 const LOG_BACKLOG: usize = 1024;
 
@@ -47,6 +50,9 @@ pub(super) struct Served {
     /// None for an agent that has not run since the daemon started.
     pub(super) mounted: Option<MountedView>,
 }
+
+/// Who is told whether the journal has taken what was decided.
+type Afterwards = Box<dyn FnOnce(Result<(), NotRecorded>) + Send>;
 
 /// The owner of the state. Everything in it is touched by its own thread alone.
 pub struct Owner {
@@ -69,8 +75,8 @@ pub struct Owner {
     log: broadcast::Sender<LogEntry>,
     /// Events that are folded, but not yet in the journal.
     unsaved: Vec<(Timestamp, Event)>,
-    /// What to do when they are.
-    afterwards: Vec<Box<dyn FnOnce() + Send>>,
+    /// What to do when they are, or can't be.
+    afterwards: Vec<Afterwards>,
     stopping: bool,
 }
 
@@ -123,7 +129,8 @@ impl Owner {
             inbox.try_iter().take(JOBS_PER_COMMIT - 1).for_each(|job| self.perform(job));
             self.look_at_waiters();
             self.tick();
-            self.commit();
+            // Who needs to know has been told.
+            let _ = self.commit();
         }
     }
 
@@ -214,37 +221,39 @@ impl Owner {
         }
     }
 
-    /// Runs `answer` once everything decided so far is in the journal; never, if that fails.
-    pub(super) fn after_commit(&mut self, answer: impl FnOnce() + Send + 'static) {
+    /// Tells `answer` when everything decided so far is in the journal, or that it can't be.
+    pub(super) fn after_commit(
+        &mut self,
+        answer: impl FnOnce(Result<(), NotRecorded>) + Send + 'static,
+    ) {
         self.afterwards.push(Box::new(answer));
     }
 
     /// Brings the journal up to date, and then answers.
     ///
-    /// If the journal fails, nobody is answered (they are told that the daemon failed), and the
-    /// state goes back to what the journal has.
-    pub(super) fn commit(&mut self) -> bool {
+    /// If the journal fails, all are told so, and the state goes back to what the journal has.
+    pub(super) fn commit(&mut self) -> Result<(), NotRecorded> {
         let events = std::mem::take(&mut self.unsaved);
         let answers = std::mem::take(&mut self.afterwards);
+        let mut recorded = Ok(());
         if !events.is_empty() {
             match self.store.append(&events) {
                 Ok(entries) => entries.into_iter().for_each(|entry| self.publish_entry(entry)),
                 Err(error) => {
                     tracing::error!(%error, "the journal failed; the state goes back to it");
-                    drop(answers);
-                    self.go_back();
-                    return false;
+                    let why = NotRecorded::new(&error, &self.workspace.state_dir);
+                    self.go_back(&why);
+                    recorded = Err(why);
                 }
             }
         }
         for answer in answers {
-            answer();
+            answer(recorded.clone());
         }
-        true
+        recorded
     }
 
-    fn go_back(&mut self) {
-        self.waiters.clear();
+    fn go_back(&mut self, why: &NotRecorded) {
         match fold(&self.store) {
             Ok((machine, _)) => self.machine = machine,
             Err(error) => {
@@ -252,10 +261,22 @@ impl Owner {
                 self.stopping = true;
             }
         }
+        // Those whose claim the journal has go on waiting.
+        let locks = &self.machine.state().locks;
+        let (stay, go) = std::mem::take(&mut self.waiters)
+            .into_iter()
+            .partition(|(claim, _)| !self.stopping && locks.claim(*claim).is_some());
+        self.waiters = stay;
+        let go: BTreeMap<ClaimId, Waiter> = go;
+        for waiter in go.into_values() {
+            waiter.fail(why);
+        }
         for (agent, served) in &self.agents {
             let live = self.machine.state().live_run_of(agent).is_some();
             served.gate.forget_admissions(live);
         }
+        // What the clock asks for is asked for again and again until the journal takes it.
+        std::thread::sleep(PAUSE_AFTER_FAILURE);
     }
 
     fn publish_entry(&self, entry: Entry) {
@@ -269,7 +290,7 @@ impl Owner {
         &mut self,
         after: u64,
     ) -> Result<(Vec<LogEntry>, broadcast::Receiver<LogEntry>), ServiceError> {
-        self.commit();
+        self.commit()?;
         let past = self.store.after(after, usize::MAX)?;
         Ok((past.into_iter().map(log_entry).collect(), self.log.subscribe()))
     }

@@ -60,6 +60,19 @@ impl View {
         }
     }
 
+    /// Lets the view show the pins' directory `name` at its root alone, without what base has
+    /// there. Only while no run uses the view, and before it is synced.
+    pub fn seclude(&self, name: &OsStr) -> io::Result<()> {
+        let _names = self.write_names();
+        let dir = sys::dir_at(self.layers.root(Which::Pins), name)?;
+        Ok(self.delta.set_opaque(dir)?)
+    }
+
+    /// The attribute by which directories of this view's layers hide what is below them.
+    pub fn opaque_attribute(&self) -> &'static str {
+        self.delta.opaque_attribute()
+    }
+
     /// Makes the kernel forget `paths`, or all, soon.
     pub(super) fn invalidate(&self, paths: Option<&[RelPath]>) {
         let Some(paths) = paths else { return self.invalidate_all() };
@@ -255,11 +268,8 @@ impl View {
     fn sync_all(&self) -> io::Result<()> {
         {
             let _names = self.write_names();
-            let root = self.layers.root(Which::Pins);
             self.layers.forget_all();
-            for (name, _) in sys::names(root)? {
-                sys::remove_all(root, &name)?;
-            }
+            drop_old_versions(self.layers.root(Which::Pins))?;
         }
         self.invalidate(None);
         self.settle_kernel();
@@ -382,6 +392,22 @@ impl ViewControl for View {
         paths.dedup();
         paths
     }
+}
+
+/// Removes all pins but the snapshots of git directories, which only a new run replaces. Says
+/// whether nothing is left.
+fn drop_old_versions(dir: impl AsFd) -> Result<bool, Errno> {
+    let mut empty = true;
+    for (name, kind) in sys::names(&dir)? {
+        let keeps = notices::is_git(&name)
+            || kind == FileType::Directory && !drop_old_versions(sys::dir_at(&dir, &name)?)?;
+        if keeps {
+            empty = false;
+        } else {
+            sys::remove_all(&dir, &name)?;
+        }
+    }
+    Ok(empty)
 }
 
 fn times_of(stat: &Stat) -> Timestamps {

@@ -109,6 +109,11 @@ impl Delta {
         staged.exchange(dir, name)
     }
 
+    /// The attribute that [`Delta::set_opaque`] sets.
+    pub(super) fn opaque_attribute(&self) -> &'static str {
+        self.format.opaque()
+    }
+
     /// Hides what lower layers have below the directory.
     pub(super) fn set_opaque(&self, dir: impl AsFd) -> Result<(), FsError> {
         let path = sys::proc_path(&dir);
@@ -161,11 +166,10 @@ impl Delta {
         let (staged, ()) = self.stage(|work, temp| {
             Self::copy_content(source.as_fd(), &stat, work, temp, content)?;
             let copy = sys::pin_at(work, temp)?;
-            self.copy_metadata(source.as_fd(), copy.as_fd(), &stat)?;
             if sys::kind(&stat) == FileType::RegularFile {
                 self.note_number(copy.as_fd(), stat.st_ino)?;
             }
-            Ok(())
+            self.copy_metadata(source.as_fd(), copy.as_fd(), &stat)
         })?;
         Ok(staged)
     }
@@ -203,9 +207,6 @@ impl Delta {
         if self.privileged {
             set_owner(copy, Some(stat.st_uid), Some(stat.st_gid))?;
         }
-        if sys::kind(stat) != FileType::Symlink {
-            fs::chmod(sys::proc_path(&copy), sys::permissions(stat))?;
-        }
         for name in sys::xattr_names(source)? {
             if is_hidden(&name) {
                 continue;
@@ -216,6 +217,10 @@ impl Delta {
                 Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => {}
                 Err(errno) => return Err(errno.into()),
             }
+        }
+        // After the attributes: who may not write to a file may not set those of its own kind.
+        if sys::kind(stat) != FileType::Symlink {
+            fs::chmod(sys::proc_path(&copy), sys::permissions(stat))?;
         }
         let times = Timestamps {
             last_access: Timespec { tv_sec: stat.st_atime, tv_nsec: stat.st_atime_nsec as _ },

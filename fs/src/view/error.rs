@@ -69,6 +69,8 @@ impl FsError {
             Self::Refused(Refusal::Denied) => Errno::ACCESS,
             Self::Refused(Refusal::Interrupted) => Errno::INTR,
             Self::Refused(Refusal::Closed) | Self::Virtual => Errno::ROFS,
+            Self::Refused(Refusal::Full) => Errno::NOSPC,
+            Self::Refused(Refusal::NotRecorded) => Errno::IO,
             Self::NotFound => Errno::NOENT,
             Self::Exists => Errno::EXIST,
             Self::NotDirectory => Errno::NOTDIR,
@@ -78,7 +80,7 @@ impl FsError {
             Self::Moved => Errno::STALE,
             Self::WhiteoutDevice | Self::HiddenAttribute => Errno::PERM,
             Self::Unsupported => Errno::OPNOTSUPP,
-            Self::Invalid => Errno::INVAL,
+            Self::Invalid | Self::Refused(Refusal::Invalid) => Errno::INVAL,
             Self::BadHandle => Errno::BADF,
             Self::NoAttribute => Errno::NODATA,
         }
@@ -121,7 +123,8 @@ pub enum ViewError {
     /// The delta's file system can't hold what the format needs.
     #[error(
         "the file system of {delta} can't keep {what}, which a view needs: \
-         keep agentfs's state on ext4, xfs, btrfs or tmpfs ({source})"
+         set AGENTFS_STATE_DIR to a directory on ext4, xfs, btrfs or tmpfs, in a container on a \
+         volume ({source})"
     )]
     Format {
         /// The delta.
@@ -145,5 +148,7 @@ mod tests {
         assert_eq!(errno(Refusal::Denied), Errno::ACCESS);
         assert_eq!(errno(Refusal::Interrupted), Errno::INTR);
         assert_eq!(errno(Refusal::Closed), Errno::ROFS);
+        assert_eq!(errno(Refusal::Invalid), Errno::INVAL);
+        assert_eq!(errno(Refusal::Full), Errno::NOSPC);
     }
 }

@@ -41,7 +41,7 @@ pub use error::{FsError, ViewError};
 pub use figures::Figures;
 pub use listing::{DOTS, DirEntry, Listing};
 pub use nodes::ROOT;
-pub use notices::{DIRECTORY_INO, is_virtual, is_virtual_path};
+pub use notices::{DIRECTORY_INO, GIT_ABOVE, is_fresh_each_time, is_virtual, is_virtual_path};
 pub use read::{Attr, Caching, Opened};
 pub use scratch::{Found, Scratch, ScratchError};
 pub use write::Creation;

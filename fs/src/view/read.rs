@@ -90,7 +90,7 @@ impl View {
     /// node once more.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Option<Attr>, FsError> {
         if parent == notices::DIRECTORY_INO {
-            return notices::by_name(name).map(|notice| self.notice_attr(notice)).transpose();
+            return notices::by_name(name).map(|notice| self.fresh_attr(notice)).transpose();
         }
         let _names = self.read_names();
         let path = self.child_path(parent, name)?;
@@ -204,9 +204,15 @@ impl View {
         Ok(self.attr_of_file(notices::DIRECTORY_INO, stat))
     }
 
-    pub(super) fn notice_attr(&self, notice: Notice) -> Result<Attr, FsError> {
+    /// As the kernel is to know the file from now on.
+    pub(super) fn fresh_attr(&self, notice: Notice) -> Result<Attr, FsError> {
+        Ok(Attr { ino: notices::fresh_ino(notice), ..self.notice_attr(notice)? })
+    }
+
+    fn notice_attr(&self, notice: Notice) -> Result<Attr, FsError> {
         let mut stat = fs::fstat(self.layers.root(Which::Base))?;
-        stat.st_mode = FileType::RegularFile.as_raw_mode() | 0o444;
+        let permissions = if notice.takes_orders() { 0o666 } else { 0o444 };
+        stat.st_mode = FileType::RegularFile.as_raw_mode() | permissions;
         stat.st_nlink = 1;
         stat.st_blocks = 0;
         stat.st_size =
@@ -344,6 +350,18 @@ impl View {
     /// A handle on nothing at all, for one who will only close it.
     pub fn open_nothing(&self) -> u64 {
         self.handles.open_notice(String::new())
+    }
+
+    /// Opens a file of `.agentfs/` for orders alone.
+    pub fn open_for_orders(&self) -> Opened {
+        Opened { handle: self.open_nothing(), caching: Caching::Direct }
+    }
+
+    /// Whether the view shows a directory at `path`.
+    pub fn shows_dir(&self, path: &RelPath) -> bool {
+        let _names = self.read_names();
+        path.is_root()
+            || matches!(self.layers.entry(path), Ok(Some(entry)) if sys::is_dir(&entry.stat))
     }
 
     /// The notice with this number, if it is one.

@@ -3,7 +3,7 @@
 //! The model starts as base does, so every operation meets files and directories of both layers.
 
 use super::*;
-use crate::gate::{Answer, Gate, Intent, Notice, Permit, Requester};
+use crate::gate::{Answer, Gate, Intent, Notice, Ordered, Permit, Requester};
 use agentfs_core::changeset::Before;
 use proptest::prelude::*;
 use rustix::fs::{OFlags, RenameFlags};
@@ -27,6 +27,17 @@ impl Gate for Permissive {
 
     fn notice(&self, _: Notice) -> String {
         String::new()
+    }
+
+    fn order(
+        &self,
+        _: Notice,
+        _: &[u8],
+        _: &dyn Fn(&RelPath) -> bool,
+        _: Requester,
+        done: Ordered,
+    ) {
+        done(Ok(()));
     }
 }
 

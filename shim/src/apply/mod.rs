@@ -7,7 +7,8 @@
 //!       the command
 //! ```
 //!
-//! `agentshim probe` tries single mechanisms of these (probe.rs).
+//! `agentshim probe` tries single mechanisms of these (probe.rs). `agentshim reattach` gives a
+//! sandbox that runs the view of a new daemon (reattach.rs).
 //!
 //! Each dies with its parent, and all of the pid namespace with init: nothing survives the outer
 //! process. The proofs (`NewRoot`, `Unprivileged`, `Restricted`, `Confined`) fix the order of the
@@ -23,6 +24,7 @@ mod owners;
 mod privileges;
 pub mod probe;
 mod pty;
+pub mod reattach;
 mod seccomp;
 
 use crate::error::SandboxError;

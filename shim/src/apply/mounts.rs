@@ -77,7 +77,7 @@ fn prepare(step: &Step) -> Result<Option<Prepared<'_>>, SandboxError> {
 }
 
 /// A copy of the mounts at and below `from`, attached nowhere yet.
-fn take(from: &Path, access: Access) -> io::Result<OwnedFd> {
+pub(super) fn take(from: &Path, access: Access) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE;
@@ -270,6 +270,10 @@ fn make_directory(at: &Path) -> Result<(), SandboxError> {
     make().map_err(|cause| failed("a directory", at, cause))
 }
 
-fn failed(what: impl Into<String>, at: &Path, cause: impl Into<io::Error>) -> SandboxError {
+pub(super) fn failed(
+    what: impl Into<String>,
+    at: &Path,
+    cause: impl Into<io::Error>,
+) -> SandboxError {
     SandboxError::Mount { what: what.into(), at: PathBuf::from(at), cause: cause.into() }
 }

@@ -243,10 +243,9 @@ impl Step<'_> {
         let known = self.machine.state.agent(agent)?;
         let new: Vec<PathFacts> =
             facts.into_iter().filter(|fact| !known.based.contains_key(&fact.path)).collect();
-        let stale = new.iter().find(|fact| fact.read.is_some_and(|read| read != fact.base));
-        if let Some(fact) = stale {
+        if let Some(fact) = new.iter().find(|fact| fact.is_stale()) {
             let (unit, why) = (WorkUnit::File(fact.path.clone()), RefusalKind::Stale);
-            let text = explain::stale(agent, &fact.path, cause);
+            let text = explain::stale(agent, &fact.path, cause, fact.read);
             self.emit(Event::Refused { agent: agent.clone(), unit, why, text });
             return Ok(Reply::Refused(why));
         }

@@ -177,10 +177,32 @@ pub struct ClaimRequest {
 pub struct PathFacts {
     /// Which.
     pub path: RelPath,
-    /// The version that the run last opened for reading; none if it never did.
-    pub read: Option<Before>,
+    /// What the run last opened for reading.
+    pub read: Read,
     /// The version in base now.
     pub base: Before,
+}
+
+/// What a run has read of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Nothing.
+    Never,
+    /// This version.
+    Version(Before),
+    /// Nobody knows: a new daemon serves the run, and what was read died with the old one.
+    Unknown,
+}
+
+impl PathFacts {
+    /// Whether the run would overwrite what it has not read (G2).
+    pub fn is_stale(&self) -> bool {
+        match self.read {
+            Read::Never => false,
+            Read::Version(read) => read != self.base,
+            Read::Unknown => true,
+        }
+    }
 }
 
 /// The answer to a command.

@@ -73,6 +73,11 @@ impl Story {
     }
 
     fn admit(&mut self, agent: &str, path: &str, read: Option<Before>, base: Before) -> Reply {
+        let read = read.map_or(Read::Never, Read::Version);
+        self.admit_as(agent, path, read, base)
+    }
+
+    fn admit_as(&mut self, agent: &str, path: &str, read: Read, base: Before) -> Reply {
         let facts = vec![PathFacts { path: path.parse().unwrap(), read, base }];
         self.run(Command::Admit { agent: name(agent), cause: "open".into(), facts }).unwrap()
     }
@@ -172,6 +177,19 @@ fn a_write_on_an_old_version_is_refused_until_the_new_one_is_read() {
     assert_eq!(s.admit("bob", "a", Some(version(2)), version(2)), Reply::Granted);
     assert_eq!(s.admit("bob", "a", read_old, version(3)), Reply::Granted, "already its own");
     assert_eq!(s.admit("bob", "never-read", None, version(5)), Reply::Granted);
+}
+
+#[test]
+fn what_nobody_knows_whether_it_was_read_must_be_read_again() {
+    let mut s = Story::with(&["alice"]);
+    s.write("alice", "a");
+    let unknown = s.admit_as("alice", "a", Read::Unknown, version(1));
+    assert_eq!(unknown, Reply::Refused(RefusalKind::Stale));
+    let why = &s.explained("alice")[0];
+    assert!(why.contains("the daemon was replaced") && why.contains("read a again"), "{why}");
+    assert_eq!(s.admit("alice", "a", Some(version(1)), version(1)), Reply::Granted);
+    let written = s.admit_as("alice", "a", Read::Unknown, version(1));
+    assert_eq!(written, Reply::Granted, "already its own");
 }
 
 #[test]

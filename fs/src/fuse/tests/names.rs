@@ -99,3 +99,29 @@ fn notices_are_made_when_they_are_opened() {
     assert_eq!(m.run("ls -A").trim(), ".agentfs");
     assert!(!m.delta(".agentfs").exists());
 }
+
+#[test]
+fn orders_are_writes_and_each_is_answered_by_its_own_errno() {
+    let m = mounted(&[("src/a", "")]);
+    m.run("echo src > .agentfs/claim; printf 'shared a\\nshared b\\n' > .agentfs/claim");
+    m.run("echo src/a >> .agentfs/release");
+    let orders = std::mem::take(&mut *m.gate.orders.lock().unwrap());
+    let said: Vec<String> = orders
+        .iter()
+        .map(|(order, list)| format!("{order:?} {} {}", list.mode, list.units.len()))
+        .collect();
+    assert_eq!(said, ["Claim exclusive 1", "Claim shared 2", "Release exclusive 1"]);
+    assert_eq!(orders[0].1.units[0].to_string(), "src/", "the view has a directory there");
+    assert_eq!(errno(fs::write(m.at(".agentfs/claim"), "busy\n")), libc::EBUSY);
+    assert_eq!(errno(fs::write(m.at(".agentfs/claim"), "proc:\n")), libc::EINVAL);
+    assert_eq!(fs::read_to_string(m.at(".agentfs/claim")).unwrap(), "Claim\n");
+    let stat = |name: &str| fs::metadata(m.at(name)).unwrap();
+    assert_eq!(stat(".agentfs/claim").ino(), stat(".agentfs/claim").ino());
+    let modes = [".agentfs/claim", ".agentfs/release", ".agentfs/locks"].map(|n| stat(n).mode());
+    assert_eq!(modes, [0o100_666, 0o100_666, 0o100_444]);
+    assert_eq!(errno(fs::remove_file(m.at(".agentfs/claim"))), libc::EROFS);
+    assert_eq!(
+        errno(fs::set_permissions(m.at(".agentfs/claim"), fs::Permissions::from_mode(0o000))),
+        libc::EROFS
+    );
+}

@@ -83,7 +83,7 @@ impl Scratch {
 
     /// Whether `path` is scratch; `is_dir` says what is or will be there.
     pub fn is_scratch(&self, path: &RelPath, is_dir: bool) -> bool {
-        if path.components().any(|name| name == ".git") {
+        if path.components().any(super::notices::is_git) {
             return true;
         }
         let mut chain: Vec<RelPath> = path.ancestors().filter(|path| !path.is_root()).collect();
