@@ -10,6 +10,7 @@ pub mod clock;
 pub mod commands;
 pub mod fuse;
 pub mod gate;
+pub mod git;
 pub mod identity;
 pub mod layout;
 pub mod process;

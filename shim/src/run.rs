@@ -8,7 +8,7 @@ use crate::sandbox::{Ended, Sandbox};
 use crate::signals::{Interrupted, Signals};
 use crate::spec::{Spec, SpecError};
 use crate::{summary, terminal};
-use agentfs_api::types::{EndRun, RunSummary, StartRun, StartedRun};
+use agentfs_api::types::{EndRun, RunSummary, StartRun, StartedRun, Unmounted};
 use agentfs_api::{ApiError, Client, LocateError, Workspace};
 use agentfs_core::machine::Exit;
 use agentfs_core::unit::InvalidUnit;
@@ -142,7 +142,12 @@ pub fn run(args: Run) -> Result<ExitCode, RunError> {
         anstream::eprintln!("{}", summary::start(&started));
     }
     let heartbeat = Heartbeat::start(client.clone(), started.run, started.heartbeat.0);
-    let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals);
+    let tell = |directories| {
+        if let Err(error) = client.unmounted(started.run, &Unmounted { directories }) {
+            tracing::warn!(%error, "the daemon did not hear that scratch is not mounted");
+        }
+    };
+    let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals, tell);
     drop(heartbeat);
     let report = end(&client, started.run, ended.as_ref(), args.quiet, args.json);
     let code = exit_code(&args.argv, ended);
@@ -163,7 +168,12 @@ pub fn confine(args: &Confine) -> Result<ExitCode, RunError> {
     let started: StartedRun =
         serde_json::from_slice(&json).map_err(|error| wrong(error.to_string()))?;
     let workspace = Workspace::at(&started.root)?;
-    let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals);
+    let tell = |unmounted: Vec<(RelPath, String)>| {
+        for (path, why) in unmounted {
+            anstream::eprintln!("agentshim: {path} is not mounted past the view: {why}");
+        }
+    };
+    let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals, tell);
     exit_code(&args.argv, ended)
 }
 
@@ -183,6 +193,7 @@ fn confined(
     argv: Vec<OsString>,
     private: &[PathBuf],
     signals: &Signals,
+    unmounted: impl FnMut(Vec<(RelPath, String)>),
 ) -> Result<Ended, RunError> {
     let spec = Spec::gather(started, argv, private)?;
     let stdio = if terminal::is_interactive() {
@@ -191,7 +202,7 @@ fn confined(
         Stdio::Inherited
     };
     let sandbox = Sandbox::launch(&Plan::of(&spec, stdio))?;
-    Ok(sandbox.supervise(signals)?)
+    Ok(sandbox.supervise(signals, unmounted)?)
 }
 
 /// Tells the daemon how it ended, and the user what that means.

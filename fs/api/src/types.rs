@@ -281,6 +281,50 @@ pub struct StartedRun {
     pub run_as: Option<(u32, u32)>,
     /// How often to send a heartbeat.
     pub heartbeat: Span,
+    /// The scratch directories that can be mounted past the view; none if none.
+    #[serde(default)]
+    pub scratch: Option<ScratchMounts>,
+}
+
+/// Scratch directories to be mounted inside by kernel overlayfs, over the view: base's copy below,
+/// the agent's delta above. Where one can't be, the view serves it with the same meaning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScratchMounts {
+    /// The agent's own directory. In it is, of the directory at `PATH`, which is the Nth of the
+    /// list from 0: its upper layer `delta/PATH`, and its work directory `mounts/N`. An empty
+    /// lower layer is `mounts/empty`.
+    pub layers: PathBuf,
+    /// Whether the delta's attributes are `user.overlay.*` and not `trusted.overlay.*`.
+    pub user_format: bool,
+    /// Whose files are to be shown as whose, if that is different.
+    pub owner: Option<ScratchOwner>,
+    /// The directories, the most important first; none in another.
+    pub directories: Vec<ScratchDirectory>,
+}
+
+/// One directory of [`ScratchMounts`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScratchDirectory {
+    /// Where.
+    pub path: RelPath,
+    /// Whether base's directory shows below the delta's.
+    pub over_base: bool,
+}
+
+/// Users and groups that change places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScratchOwner {
+    /// The owner on the host: user and group.
+    pub host: (u32, u32),
+    /// Who the agent runs as.
+    pub shown: (u32, u32),
+}
+
+/// `POST /v1/runs/RUN/unmounted`: scratch that could not be mounted, so that the view serves it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unmounted {
+    /// Each with the reason.
+    pub directories: Vec<(RelPath, String)>,
 }
 
 /// `POST /v1/runs/RUN/end`.

@@ -503,7 +503,7 @@ impl fuser::Filesystem for Adapter {
         let told = self.view.is_told(ino.0);
         let filled = self.fill(ino.0, offset, |attr, next, name| {
             let entry = file_attr(attr);
-            let ttl = Shown::line(told, *attr).attr_ttl();
+            let ttl = Shown::line(&self.view, told, *attr).attr_ttl();
             let full = reply.add(entry.ino, next, name, &ttl, &entry, GENERATION);
             (full, !full)
         });

@@ -5,7 +5,7 @@ use crate::service::{Owner, ServiceError};
 use agentfs_api::types::{
     Agent, ClaimUnits, Claimed, Diff, EndRun, Explanation, Lock, LogEntry, Recoverable,
     ReleaseUnit, Released, Run, RunSummary, Settled, StartRun, StartedRun, Status, SyncView,
-    Synced, Waiting,
+    Synced, Unmounted, Waiting,
 };
 use agentfs_core::locks::Origin;
 use agentfs_core::machine::{ClaimRequest, Exit, OPERATOR};
@@ -185,7 +185,7 @@ pub(super) async fn start_run(
 async fn begin_run(context: Context, mut request: StartRun) -> Result<StartedRun, ServiceError> {
     let claims = std::mem::take(&mut request.claims);
     let pid = request.pid;
-    let started = context.service.ask(move |owner| owner.start_run(request)).await?;
+    let started = context.service.start_run(request).await?;
     context.server.watch(started.run, pid);
     let ready = async {
         context.server.listen_for(&started)?;
@@ -217,6 +217,16 @@ pub(super) async fn heartbeat(
 ) -> Answer<()> {
     let run: RunId = parse(&run)?;
     ask(&context, move |owner| owner.heartbeat(run)).await
+}
+
+pub(super) async fn unmounted(
+    State(context): State<Context>,
+    Path(run): Path<String>,
+    body: axum::body::Bytes,
+) -> Answer<()> {
+    let run: RunId = parse(&run)?;
+    let Unmounted { directories } = decode(&body)?;
+    ask(&context, move |owner| owner.unmounted(run, &directories)).await
 }
 
 pub(super) async fn end_run(

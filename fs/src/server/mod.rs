@@ -53,6 +53,7 @@ fn operator_routes() -> Router<Context> {
     Router::new()
         .route("/v1/runs", get(handlers::runs).post(handlers::start_run))
         .route("/v1/runs/{run}/heartbeat", post(handlers::heartbeat))
+        .route("/v1/runs/{run}/unmounted", post(handlers::unmounted))
         .route("/v1/runs/{run}/end", post(handlers::end_run))
         .route("/v1/log", get(handlers::log))
         .route("/v1/log/stream", get(handlers::log_stream))

@@ -10,12 +10,13 @@ use crate::gate::ViewControl;
 use crate::identity;
 use crate::layout::{self, AgentDirs};
 use crate::process;
-use crate::view::{Scratch, View, ViewSpec};
-use agentfs_api::types::{Outcome, RunSummary, StartRun, StartedRun};
+use crate::view::{Found, Scratch, View, ViewSpec};
+use agentfs_api::types::{Outcome, RunSummary, ScratchMounts, StartRun, StartedRun};
 use agentfs_core::changeset::ChangeSet;
 use agentfs_core::config::{Publish, Span};
 use agentfs_core::machine::{Command, Exit, Policy, Reply};
 use agentfs_core::{AgentName, RelPath, RunId};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +28,12 @@ const LONGEST_HEARTBEAT: Duration = Duration::from_secs(30);
 
 impl Owner {
     /// Registers a run and serves its view. Its claims are made afterwards.
-    pub fn start_run(&mut self, request: StartRun) -> Result<StartedRun, ServiceError> {
-        self.reread_config()?;
+    /// `scratch` are the directories to be mounted past the view, where that can be.
+    pub fn start_run(
+        &mut self,
+        request: StartRun,
+        scratch: &[Found],
+    ) -> Result<StartedRun, ServiceError> {
         let policy = Policy {
             unclaimed: request.unclaimed.unwrap_or(self.config.unclaimed),
             wait: request.wait.unwrap_or(self.config.wait),
@@ -39,7 +44,10 @@ impl Owner {
         let started = self.command(Command::StartRun { agent, argv, policy, process })?;
         let Reply::Started(run, agent) = started else { return Err(ServiceError::Stopped) };
         match self.begin_view(run, &agent) {
-            Ok(dirs) => Ok(self.started(run, agent, dirs)),
+            Ok(dirs) => {
+                let scratch = self.prepare_mounts(&agent, &dirs, scratch);
+                Ok(self.started(run, agent, dirs, scratch))
+            }
             Err(error) => {
                 // What earlier runs of the agent left is still there.
                 let found = self.changes_of(&agent);
@@ -65,7 +73,13 @@ impl Owner {
         Ok(dirs)
     }
 
-    fn started(&self, run: RunId, agent: AgentName, dirs: AgentDirs) -> StartedRun {
+    fn started(
+        &self,
+        run: RunId,
+        agent: AgentName,
+        dirs: AgentDirs,
+        scratch: Option<ScratchMounts>,
+    ) -> StartedRun {
         let heartbeat = (self.config.ttl.0 / HEARTBEATS_PER_TTL).min(LONGEST_HEARTBEAT);
         StartedRun {
             run,
@@ -75,8 +89,19 @@ impl Owner {
             socket: self.workspace.agent_socket(&agent),
             run_as: rustix::process::geteuid().is_root().then_some(self.files.shown),
             heartbeat: Span(heartbeat.max(Duration::from_millis(100))),
+            scratch,
             agent,
         }
+    }
+
+    /// What counts as scratch, by the configuration as it is now; and the agent's delta.
+    pub(super) fn fresh_scratch(
+        &mut self,
+        agent: Option<&AgentName>,
+    ) -> Result<(Arc<Scratch>, Option<PathBuf>), ServiceError> {
+        self.reread_config()?;
+        let delta = agent.map(|agent| AgentDirs::of(&self.workspace, agent).delta);
+        Ok((self.scratch.clone(), delta))
     }
 
     fn reread_config(&mut self) -> Result<(), ServiceError> {
@@ -163,6 +188,7 @@ impl Owner {
     ) -> Result<RunSummary, ServiceError> {
         let agent = self.state().live_run(run)?.agent.clone();
         let units = self.state().live_run(run)?.units.iter().cloned().collect();
+        self.forget_mounts(&agent);
         let publish = self.config.publish;
         let why = match (&found, publish) {
             (Err(error), _) => format!("they can't be read: {error}"),

@@ -61,7 +61,7 @@ impl View {
     }
 
     /// Makes the kernel forget `paths`, or all, soon.
-    fn invalidate(&self, paths: Option<&[RelPath]>) {
+    pub(super) fn invalidate(&self, paths: Option<&[RelPath]>) {
         let Some(paths) = paths else { return self.invalidate_all() };
         self.invalidate_with(paths, &[]);
     }
@@ -81,7 +81,10 @@ impl View {
                     let Some((parent, name)) = at.parent().zip(at.file_name()) else { break };
                     if let Some(parent) = nodes.ino(&parent) {
                         what.push(Cached::Inode(parent));
-                        what.push(Cached::Entry(parent, name.to_owned()));
+                        // With the name of a directory the kernel forgets what is mounted there.
+                        if !self.holds_mounts(&at) {
+                            what.push(Cached::Entry(parent, name.to_owned()));
+                        }
                         break;
                     }
                 }
@@ -93,8 +96,12 @@ impl View {
 
     fn invalidate_all(&self) {
         let mut what = vec![Cached::Inode(super::ROOT)];
+        let mounts = self.nodes_of_mounts();
         for (ino, links) in self.nodes().all() {
             what.push(Cached::Inode(ino));
+            if mounts.contains(&ino) {
+                continue;
+            }
             what.extend(links.map(|(dir, name)| Cached::Entry(dir, name.to_owned())));
         }
         // Data first, as above.
@@ -211,7 +218,7 @@ impl View {
 
     /// Removes one path from the delta, and the directories above it that the delta had only for
     /// its sake.
-    fn drop_one(&self, path: &RelPath) -> Result<(), FsError> {
+    pub(super) fn drop_one(&self, path: &RelPath) -> Result<(), FsError> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
         let root = self.layers.root(Which::Delta);
         let dir = match sys::dir_beneath(root, &parent) {
@@ -277,7 +284,10 @@ impl View {
             let path = at.join(&name);
             let Some(stat) = sys::stat_at(dir, &name)? else { continue };
             let is_dir = sys::is_dir(&stat);
-            if self.is_scratch(&path, is_dir) {
+            // That a directory is gone is as private as the directory was.
+            let was_dir = sys::is_whiteout(&stat)
+                && self.layers.stat_in(Which::Base, &path)?.is_some_and(|it| sys::is_dir(&it));
+            if self.is_scratch(&path, is_dir || was_dir) {
                 continue;
             }
             if is_dir {

@@ -20,6 +20,7 @@ mod copy_up;
 mod delta;
 mod error;
 mod figures;
+mod foreign;
 mod handles;
 mod layers;
 mod listing;
@@ -42,7 +43,7 @@ pub use listing::{DOTS, DirEntry, Listing};
 pub use nodes::ROOT;
 pub use notices::{DIRECTORY_INO, is_virtual, is_virtual_path};
 pub use read::{Attr, Caching, Opened};
-pub use scratch::{Scratch, ScratchError};
+pub use scratch::{Found, Scratch, ScratchError};
 pub use write::Creation;
 
 use crate::gate::Gate;

@@ -238,6 +238,9 @@ impl View {
         }
         let _names = self.read_names();
         let Ok(path) = self.path_of(ino) else { return false };
+        if self.is_foreign(&path) {
+            return false;
+        }
         let dir = path.parent().unwrap_or_else(RelPath::root);
         self.layers.dir(&dir).is_ok_and(|dir| dir.told())
     }
