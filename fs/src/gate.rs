@@ -5,7 +5,7 @@
 //! a [`Permit`]. It must never block a FUSE session thread on the answer: [`Gate::ask`] returns at
 //! once and calls back later, when the answer may have taken a minute.
 
-use agentfs_core::changeset::Before;
+use agentfs_core::changeset::{Action, Before, FileKind};
 use agentfs_core::{RelPath, WorkUnit};
 use parking_lot::{ArcRwLockReadGuard, RawRwLock};
 
@@ -169,6 +169,38 @@ impl Notice {
     }
 }
 
+/// A path that a view shows in another version than before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shift {
+    /// Which.
+    pub path: RelPath,
+    /// What was there; none for nothing.
+    pub before: Option<FileKind>,
+    /// What is there now.
+    pub after: Option<FileKind>,
+}
+
+impl Shift {
+    /// The same as what has been done to the path.
+    pub fn action(&self) -> Action {
+        match (self.before, self.after) {
+            (None, _) => Action::Added,
+            (_, None) => Action::Deleted,
+            (before, after) if before == after => Action::Modified,
+            _ => Action::Retyped,
+        }
+    }
+}
+
+/// What came of moving a view to base's newest version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Advanced {
+    /// What it shows otherwise, by path.
+    pub shown: Vec<Shift>,
+    /// Where base has changed and the delta hides it: these may be conflicts.
+    pub covered: Vec<RelPath>,
+}
+
 /// What the owner of the state needs from a view. It never calls back into the gate.
 pub trait ViewControl: Send + Sync + 'static {
     /// Before an apply replaces `paths` in base: keeps their present versions as pins, so that
@@ -178,6 +210,14 @@ pub trait ViewControl: Send + Sync + 'static {
     /// Moves `paths` (all, if none are given) to what base holds now: drops their pins and makes
     /// the kernel forget what it cached.
     fn sync(&self, paths: Option<&[RelPath]>) -> std::io::Result<()>;
+
+    /// Moves the whole view while it is used, and says what that changes. The kernel is told of
+    /// exactly that, soon: see [`ViewControl::settle`].
+    fn advance(&self) -> std::io::Result<Advanced>;
+
+    /// Waits until the kernel has heard of all that was changed, but never longer than a moment:
+    /// an operation may be waiting at the gate in a directory that the kernel needs for it.
+    fn settle(&self);
 
     /// After `paths` of the delta (all that is not scratch, if none are given) have become part of
     /// base, or were discarded: removes them from the delta and makes the kernel forget what it

@@ -6,6 +6,7 @@
 //! STATE/mountpoint              where the views of the daemon that serves, or that died, are
 //! STATE/agents/NAME/delta/      the agent's changes, in overlayfs's on-disk format
 //! STATE/agents/NAME/work/       overlayfs's work directory
+//! STATE/agents/NAME/mounts/     work directories of the run's scratch mounts, by number
 //! STATE/agents/NAME/pins/       old versions of base that the agent's view still shows
 //! STATE/agents/NAME/home/       the agent's home
 //! STATE/agents/NAME/kept/       private `.git`s of runs whose changes are settled, by next run
@@ -19,7 +20,7 @@ use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// `nobody` and `nogroup`: who runs as root's agent when nobody better is known.
@@ -37,6 +38,9 @@ pub struct AgentDirs {
     /// Its home.
     pub home: PathBuf,
     kept: PathBuf,
+    /// All of it.
+    top: PathBuf,
+    mounts: PathBuf,
 }
 
 impl AgentDirs {
@@ -49,6 +53,8 @@ impl AgentDirs {
             pins: dir.join("pins"),
             home: dir.join("home"),
             kept: dir.join("kept"),
+            mounts: dir.join("mounts"),
+            top: dir,
         }
     }
 
@@ -62,6 +68,22 @@ impl AgentDirs {
             give(&self.home, owner.shown)?;
         }
         Ok(())
+    }
+
+    /// Makes empty work directories for `count` scratch mounts, and one to lie below those that
+    /// base has nothing for; what the last run's mounts have left there goes first. Says where
+    /// the layers are.
+    ///
+    /// Only for an agent without a live run.
+    pub fn make_mounts(&self, count: usize) -> io::Result<&Path> {
+        remove_work(&self.mounts)?;
+        if count > 0 {
+            make_private(&self.mounts.join("empty"))?;
+        }
+        for number in 0..count {
+            make_private(&self.mounts.join(number.to_string()))?;
+        }
+        Ok(&self.top)
     }
 
     /// Takes the private `.git` of earlier runs out of the delta, so that `run` begins with base's;
@@ -100,6 +122,24 @@ pub fn forget_mountpoint(workspace: &Workspace) -> io::Result<()> {
 
 fn mountpoint_note(workspace: &Workspace) -> PathBuf {
     workspace.state_dir.join("mountpoint")
+}
+
+/// Removes the work directories that kernel overlayfs has used. It leaves directories in them that
+/// nobody may read, not even their owner.
+fn remove_work(dir: &Path) -> io::Result<()> {
+    match std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    }
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_work(&entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    std::fs::remove_dir(dir)
 }
 
 /// Makes `dir`, and what is missing above it, for its owner alone.

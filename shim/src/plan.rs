@@ -7,6 +7,8 @@
 
 use crate::env::SOCKET_INSIDE;
 use crate::spec::{Identity, Spec, SystemEntry};
+use agentfs_api::types::ScratchOwner;
+use agentfs_core::RelPath;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,8 @@ pub struct Plan {
     pub user_namespace: Option<(u32, u32)>,
     /// Build the new root by these, in order.
     pub steps: Vec<Step>,
+    /// What is mounted over the view after that, in a namespace of its own.
+    pub scratch: Option<Scratch>,
     /// Become this user and group; none if the caller is already who it shall be.
     pub become_user: Option<(u32, u32)>,
     /// What Landlock allows, beside reading and executing everything that is mounted.
@@ -32,6 +36,32 @@ pub struct Plan {
     pub argv: Vec<OsString>,
     /// Its environment.
     pub env: Vec<(OsString, OsString)>,
+}
+
+/// Scratch directories, to be mounted over the view where they are in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scratch {
+    /// Base outside, and the view inside: both are at the repository's own path.
+    pub root: PathBuf,
+    /// Where the upper layers are: see [`agentfs_api::types::ScratchMounts`].
+    pub layers: PathBuf,
+    /// Whether the format's attributes are those that everyone may set.
+    pub user_format: bool,
+    /// Whose files are to be shown as whose.
+    pub owner: Option<ScratchOwner>,
+    /// The directories.
+    pub directories: Vec<Overlay>,
+}
+
+/// One scratch directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// Where.
+    pub path: RelPath,
+    /// Which work directory is its own.
+    pub number: usize,
+    /// Whether base's directory shows below the delta's.
+    pub over_base: bool,
 }
 
 /// One step of building the new root. Paths named `at` are inside, `from` outside.
@@ -134,10 +164,12 @@ impl Plan {
             Identity::Rootless { uid, gid } => (Some((uid, gid)), None),
             Identity::Become { uid, gid } => (None, Some((uid, gid))),
         };
+        let steps = steps(spec);
         Self {
             agent: spec.agent.to_string(),
             user_namespace,
-            steps: steps(spec),
+            scratch: scratch(spec, &steps),
+            steps,
             become_user,
             writable: writable(spec),
             stdio,
@@ -170,6 +202,27 @@ fn steps(spec: &Spec) -> Vec<Step> {
     steps.sort_by_key(|step| step.at().components().count());
     steps.push(Step::SealRoot);
     steps
+}
+
+/// The scratch directories but for those that would cover something of the sandbox's own.
+fn scratch(spec: &Spec, steps: &[Step]) -> Option<Scratch> {
+    let mounts = spec.scratch.as_ref()?;
+    let covers = |path: &RelPath| {
+        let at = spec.root.join(path.to_path_buf());
+        steps.iter().any(|step| step.at().starts_with(&at))
+    };
+    let all = mounts.directories.iter().enumerate().map(|(number, one)| Overlay {
+        path: one.path.clone(),
+        number,
+        over_base: one.over_base,
+    });
+    Some(Scratch {
+        root: spec.root.clone(),
+        layers: mounts.layers.clone(),
+        user_format: mounts.user_format,
+        owner: mounts.owner,
+        directories: all.filter(|one| !covers(&one.path)).collect(),
+    })
 }
 
 fn system(spec: &Spec) -> Vec<Step> {
@@ -252,6 +305,7 @@ impl Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agentfs_api::types::{ScratchDirectory, ScratchMounts};
     use agentfs_core::RunId;
 
     fn spec(root: &str) -> Spec {
@@ -277,6 +331,7 @@ mod tests {
             tools: vec!["/home/u/.cargo".into()],
             secrets: vec!["/home/u/.cargo/credentials.toml".into()],
             hidden: vec!["/state".into()],
+            scratch: None,
         }
     }
 
@@ -329,6 +384,24 @@ mod tests {
         writable.sort();
         let expected = ["/state/alice.sock", "/state/homes/alice", "/state/views/alice"];
         assert_eq!(writable, expected.map(Path::new));
+    }
+
+    #[test]
+    fn scratch_never_covers_what_the_sandbox_shows() {
+        let mut spec = spec("/repo");
+        spec.user_home = "/repo/homes/u".into();
+        let directory =
+            |path: &str| ScratchDirectory { path: path.parse().unwrap(), over_base: true };
+        spec.scratch = Some(ScratchMounts {
+            layers: "/state/agents/alice".into(),
+            user_format: false,
+            owner: None,
+            directories: ["target", "homes", "a/b"].map(directory).into(),
+        });
+        let scratch = Plan::of(&spec, Stdio::Inherited).scratch.unwrap();
+        let mounted: Vec<(String, usize)> =
+            scratch.directories.iter().map(|one| (one.path.to_string(), one.number)).collect();
+        assert_eq!(mounted, [("target".to_owned(), 0), ("a/b".to_owned(), 2)]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::sandbox::{Ended, Sandbox};
 use crate::signals::{Interrupted, Signals};
 use crate::spec::{Spec, SpecError};
 use crate::{summary, terminal};
-use agentfs_api::types::{EndRun, RunSummary, StartRun, StartedRun};
+use agentfs_api::types::{EndRun, RunSummary, StartRun, StartedRun, Unmounted};
 use agentfs_api::{ApiError, Client, LocateError, Workspace};
 use agentfs_core::machine::Exit;
 use agentfs_core::unit::InvalidUnit;
@@ -140,9 +140,15 @@ pub fn run(args: Run) -> Result<ExitCode, RunError> {
     if !args.quiet {
         anstream::eprintln!("{}", summary::start(&started));
     }
+    let tell = |directories| {
+        if let Err(error) = client.unmounted(started.run, &Unmounted { directories }) {
+            tracing::warn!(%error, "the daemon did not hear that scratch is not mounted");
+        }
+    };
     let keeper = Keeper::start(client.clone(), workspace.clone(), started.clone());
     let ended = keeper.map_err(|cause| SandboxError::Start(cause).into()).and_then(|keeper| {
-        confined(&started, args.argv.clone(), &private(&workspace), &signals, Some(&keeper))
+        let hidden = private(&workspace);
+        confined(&started, args.argv.clone(), &hidden, &signals, Some(&keeper), tell)
     });
     let mut report = end(&client, started.run, ended.as_ref(), args.quiet, args.json);
     // Also where the daemon was killed while it was asked.
@@ -169,7 +175,12 @@ pub fn confine(args: &Confine) -> Result<ExitCode, RunError> {
     let started: StartedRun =
         serde_json::from_slice(&json).map_err(|error| wrong(error.to_string()))?;
     let workspace = Workspace::at(&started.root)?;
-    let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals, None);
+    let tell = |unmounted: Vec<(RelPath, String)>| {
+        for (path, why) in unmounted {
+            anstream::eprintln!("agentshim: {path} is not mounted past the view: {why}");
+        }
+    };
+    let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals, None, tell);
     exit_code(&args.argv, ended)
 }
 
@@ -190,6 +201,7 @@ fn confined(
     private: &[PathBuf],
     signals: &Signals,
     keeper: Option<&Keeper>,
+    unmounted: impl FnMut(Vec<(RelPath, String)>),
 ) -> Result<Ended, RunError> {
     let spec = Spec::gather(started, argv, private)?;
     let stdio = if terminal::is_interactive() {
@@ -201,7 +213,7 @@ fn confined(
     if let Some(keeper) = keeper {
         keeper.knows(sandbox.process().map_err(SandboxError::Start)?);
     }
-    Ok(sandbox.supervise(signals)?)
+    Ok(sandbox.supervise(signals, unmounted)?)
 }
 
 /// Tells the daemon how it ended, and the user what that means.

@@ -4,7 +4,7 @@
 //! nothing about mounts: [`crate::plan`] does, from these facts alone.
 
 use crate::env;
-use agentfs_api::types::StartedRun;
+use agentfs_api::types::{ScratchMounts, StartedRun};
 use agentfs_core::{AgentName, RunId};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -45,6 +45,8 @@ pub struct Spec {
     pub tools: Vec<PathBuf>,
     /// Files and directories below `tools` that must not be readable.
     pub secrets: Vec<PathBuf>,
+    /// Scratch directories to be mounted past the view, where they can be.
+    pub scratch: Option<ScratchMounts>,
     /// Directories that must be reachable by no path: the daemon's state, views and sockets.
     pub hidden: Vec<PathBuf>,
 }
@@ -213,6 +215,7 @@ impl Spec {
             tools,
             secrets,
             hidden,
+            scratch: started.scratch.clone(),
         })
     }
 }

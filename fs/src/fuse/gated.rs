@@ -62,6 +62,9 @@ impl Adapter {
         act: impl FnOnce(&View, &Permit) -> Result<T, FsError> + Send + 'static,
         answer: impl FnOnce(Result<T, FsError>) + Send + 'static,
     ) {
+        if self.announced.is_attendant(tid) {
+            return answer(Err(FsError::Virtual));
+        }
         if wants.iter().any(|want| is_virtual_path(want.path())) {
             return answer(Err(FsError::Virtual));
         }

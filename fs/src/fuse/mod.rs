@@ -4,6 +4,7 @@
 //! A session thread never waits: what may (the gate's answer, a text of `.agentfs/`) takes the
 //! reply along and is finished elsewhere. File locks are left to the kernel.
 
+mod announced;
 mod answers;
 mod controls;
 mod convert;
@@ -17,10 +18,13 @@ mod reading;
 mod tests;
 mod workers;
 
+pub use announced::Announcing;
 pub use mount::{MountError, MountedView, SOURCE_PREFIX, detach, mount};
 pub use probe::{Probed, probe};
 
 use crate::view::{self, Changes, Creation, FsError, View};
+use agentfs_core::changeset::FileKind;
+use announced::Announced;
 use answers::{
     Shown, answer_attr, answer_create, answer_empty, answer_entry, answer_open, answer_xattr,
     failed,
@@ -64,11 +68,17 @@ struct Adapter {
     view: Arc<View>,
     workers: Workers,
     kernel: Arc<Kernel>,
+    announced: Arc<Announced>,
 }
 
 impl Adapter {
-    fn new(view: Arc<View>, workers: Workers, kernel: Arc<Kernel>) -> Self {
-        Self { view, workers, kernel }
+    fn new(
+        view: Arc<View>,
+        workers: Workers,
+        kernel: Arc<Kernel>,
+        announced: Arc<Announced>,
+    ) -> Self {
+        Self { view, workers, kernel, announced }
     }
 
     fn count(&self, kind: Kind) {
@@ -109,8 +119,9 @@ impl fuser::Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count(Kind::Lookup);
+        let Some(reply) = self.unless_announced(req.pid(), parent, name, reply) else { return };
         match self.view.lookup(parent.0, name) {
             Ok(Some(attr)) => {
                 answer_entry("lookup", reply, Ok(Shown::entry(&self.view, parent.0, attr)));
@@ -127,8 +138,9 @@ impl fuser::Filesystem for Adapter {
         self.view.forget(ino.0, nlookup);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         self.count(Kind::Getattr);
+        let Some(reply) = self.unless_gone_by(req.pid(), ino, reply) else { return };
         let found = self.view.getattr(ino.0, fh.map(|fh| fh.0));
         answer_attr("stat", reply, found.map(|attr| Shown::node(&self.view, attr)));
     }
@@ -152,6 +164,7 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         self.count(Kind::Setattr);
+        let Some(reply) = self.unless_changed(req.pid(), ino, reply) else { return };
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
         let changes = Changes { mode, uid, gid, size, atime, mtime };
         if let (Some(size), Some(fh)) = (changes.size, fh)
@@ -191,6 +204,8 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.count(Kind::Mknod);
+        let made = self.unless_made(req.pid(), (parent, name), FileKind::File, reply);
+        let Some(reply) = made else { return };
         let path = match self.view.child_path(parent.0, name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("mknod", error)),
@@ -215,6 +230,8 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.count(Kind::Mkdir);
+        let made = self.unless_made(req.pid(), (parent, name), FileKind::Dir, reply);
+        let Some(reply) = made else { return };
         let path = match self.view.child_path(parent.0, name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("mkdir", error)),
@@ -229,6 +246,7 @@ impl fuser::Filesystem for Adapter {
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.count(Kind::Unlink);
+        let Some(reply) = self.unless_gone(req.pid(), parent, name, reply) else { return };
         let path = match self.view.child_path(parent.0, name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("unlink", error)),
@@ -240,6 +258,7 @@ impl fuser::Filesystem for Adapter {
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.count(Kind::Rmdir);
+        let Some(reply) = self.unless_gone(req.pid(), parent, name, reply) else { return };
         // A directory that is not empty is not claimed: git tries this after every deletion.
         let path = self.view.child_path(parent.0, name);
         let path = match path.and_then(|path| self.view.check_rmdir(&path).map(|()| path)) {
@@ -260,6 +279,8 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.count(Kind::Symlink);
+        let made = self.unless_made(req.pid(), (parent, link_name), FileKind::Symlink, reply);
+        let Some(reply) = made else { return };
         let path = match self.view.child_path(parent.0, link_name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("symlink", error)),
@@ -329,6 +350,7 @@ impl fuser::Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.count(Kind::Open);
+        let Some(reply) = self.unless_closed(req.pid(), reply) else { return };
         let flags = open_flags(flags.0);
         if view::is_virtual(ino.0) {
             return self.open_virtual(ino.0, flags, reply);
@@ -485,7 +507,7 @@ impl fuser::Filesystem for Adapter {
         let told = self.view.is_told(ino.0);
         let filled = self.fill(ino.0, offset, |attr, next, name| {
             let entry = file_attr(attr);
-            let ttl = Shown::line(told, *attr).attr_ttl();
+            let ttl = Shown::line(&self.view, told, *attr).attr_ttl();
             let full = reply.add(entry.ino, next, name, &ttl, &entry, GENERATION);
             (full, !full)
         });

@@ -39,6 +39,39 @@ struct Known {
     pinned: HashMap<RelPath, Before>,
     /// The latest answers to orders, in words.
     said: HashMap<Notice, String>,
+    /// Directories in which this agent is alone: see [`super::delegation`].
+    delegated: Vec<RelPath>,
+    /// What was let through there, and the owner has not heard of.
+    untold: Vec<Taken>,
+}
+
+/// A write that the gate let through by itself.
+#[derive(Debug)]
+pub struct Taken {
+    /// What it was.
+    pub intent: Intent,
+    /// What there was to know of its paths.
+    pub facts: Vec<PathFacts>,
+}
+
+impl Known {
+    /// Whether nothing is left to ask for.
+    fn admits(&self, intent: &Intent) -> bool {
+        let is_admitted = |path: &RelPath| self.admitted.contains(path);
+        let units_are_files = intent.units.iter().all(|unit| match unit {
+            WorkUnit::File(path) => is_admitted(path),
+            WorkUnit::Dir(_) | WorkUnit::Process(_) | WorkUnit::Resource(_) => false,
+        });
+        units_are_files && intent.paths.iter().all(is_admitted)
+    }
+
+    /// Whether all of it lies where nobody else is, and is shown as base has it.
+    fn is_delegated(&self, intent: &Intent) -> bool {
+        let lent = |path: &RelPath| self.delegated.iter().any(|dir| dir.contains(path));
+        let current = |unit: &WorkUnit| !self.pinned.keys().any(|path| unit.covers_path(path));
+        intent.units.iter().all(|unit| unit.path().is_some_and(lent) && current(unit))
+            && intent.paths.iter().all(|path| lent(path) && !self.pinned.contains_key(path))
+    }
 }
 
 /// One agent's way to the owner of the state.
@@ -88,17 +121,56 @@ impl AgentGate {
 
     /// A run begins: it has read nothing, and its view is at the newest version of base.
     pub fn open(&self) {
-        *self.known() = Known { live: true, ..Known::default() };
+        let mut known = self.known();
+        let untold = std::mem::take(&mut known.untold);
+        *known = Known { live: true, untold, ..Known::default() };
     }
 
     /// A run goes on that began under another daemon: nobody knows what it has read.
     pub fn reopen(&self) {
-        *self.known() = Known { live: true, has_a_past: true, ..Known::default() };
+        self.open();
+        self.known().has_a_past = true;
     }
 
     /// The run has ended.
     pub fn close(&self) {
-        *self.known() = Known::default();
+        let mut known = self.known();
+        let untold = std::mem::take(&mut known.untold);
+        *known = Known { untold, ..Known::default() };
+    }
+
+    /// Nobody else holds or wants anything in `dir`: writes there need not be asked for.
+    pub fn delegate(&self, dir: RelPath) {
+        let mut known = self.known();
+        known.delegated.retain(|narrower| !dir.contains(narrower));
+        known.delegated.push(dir);
+    }
+
+    /// Whether a directory is lent in which something of `unit` is.
+    pub fn overlaps(&self, unit: &WorkUnit) -> bool {
+        let dir = |dir: &RelPath| WorkUnit::Dir(dir.clone());
+        self.known().delegated.iter().any(|lent| dir(lent).overlaps(unit))
+    }
+
+    /// Takes back what is lent of `units`; says whether the owner has not heard of some writes.
+    pub fn recall(&self, units: &[WorkUnit]) -> bool {
+        let mut known = self.known();
+        let overlaps = |dir: &RelPath| {
+            let dir = WorkUnit::Dir(dir.clone());
+            units.iter().any(|unit| dir.overlaps(unit))
+        };
+        known.delegated.retain(|dir| !overlaps(dir));
+        !known.untold.is_empty()
+    }
+
+    /// Whether the owner has not heard of some writes.
+    pub fn has_untold(&self) -> bool {
+        !self.known().untold.is_empty()
+    }
+
+    /// The writes that the owner has not heard of.
+    pub fn take_untold(&self) -> Vec<Taken> {
+        std::mem::take(&mut self.known().untold)
     }
 
     /// For an operation that the owner has let through. Never while this thread holds the guard
@@ -119,6 +191,7 @@ impl AgentGate {
         let mut known = self.known();
         known.live = live;
         known.admitted.clear();
+        known.delegated.clear();
     }
 
     /// The next writes of `paths` need no round trip.
@@ -150,6 +223,12 @@ impl AgentGate {
         self.known().pinned.retain(|path, _| !paths.contains(path));
     }
 
+    /// The view shows base's version of everything. What was read before stays known as what it
+    /// was, and so counts as stale where base has moved.
+    pub fn unpin_all(&self) {
+        self.known().pinned.clear();
+    }
+
     /// The agent's own changes have become base's `now`: it knows what it wrote.
     pub fn published(&self, now: &[(RelPath, Before)]) {
         let mut known = self.known();
@@ -162,7 +241,10 @@ impl AgentGate {
 
     /// What there is to know of each path before it is written.
     pub fn facts(&self, paths: &[RelPath]) -> Vec<PathFacts> {
-        let known = self.known();
+        self.facts_of(&self.known(), paths)
+    }
+
+    fn facts_of(&self, known: &Known, paths: &[RelPath]) -> Vec<PathFacts> {
         let fact = |path: &RelPath| {
             let base = (self.base_entry)(path);
             let read = match known.read.get(path) {
@@ -177,21 +259,41 @@ impl AgentGate {
         };
         paths.iter().map(fact).collect()
     }
+
+    /// Lets `intent` through where this agent is alone, and has the owner told soon. Not where
+    /// the run would overwrite what it has not read: the owner knows what to do about that.
+    fn take(&self, mut known: MutexGuard<'_, Known>, intent: &Intent) -> Option<Permit> {
+        if !known.is_delegated(intent) {
+            return None;
+        }
+        let facts = self.facts_of(&known, &intent.paths);
+        if facts.iter().any(PathFacts::is_stale) {
+            return None;
+        }
+        let permit = self.applying.try_read_arc().map(Permit::guarded)?;
+        known.admitted.extend(intent.paths.iter().cloned());
+        let first = known.untold.is_empty();
+        known.untold.push(Taken { intent: intent.clone(), facts });
+        drop(known);
+        if first {
+            let agent = self.agent.clone();
+            self.service.send(Box::new(move |owner| owner.collect(&agent)));
+        }
+        Some(permit)
+    }
 }
 
 impl Gate for AgentGate {
     fn already(&self, intent: &Intent) -> Option<Permit> {
         let known = self.known();
-        let units_are_files = intent.units.iter().all(|unit| match unit {
-            WorkUnit::File(path) => known.admitted.contains(path),
-            WorkUnit::Dir(_) | WorkUnit::Process(_) | WorkUnit::Resource(_) => false,
-        });
-        let noted = intent.paths.iter().all(|path| known.admitted.contains(path));
-        if !(known.live && units_are_files && noted) {
+        if !known.live {
             return None;
         }
-        // An apply is underway: the owner answers when it is done.
-        self.applying.try_read_arc().map(Permit::guarded)
+        if known.admits(intent) {
+            // If not, an apply is underway: the owner answers when it is done.
+            return self.applying.try_read_arc().map(Permit::guarded);
+        }
+        self.take(known, intent)
     }
 
     fn ask(&self, intent: Intent, requester: Requester, answer: Answer) {
@@ -216,6 +318,11 @@ impl Gate for AgentGate {
     }
 
     fn notice(&self, notice: Notice) -> String {
+        if notice == Notice::Explain
+            && let Err(error) = self.service.look_for_conflicts()
+        {
+            tracing::warn!(%error, "coming conflicts could not be looked for");
+        }
         let agent = self.agent.clone();
         let text = self.service.ask_blocking(move |owner| Ok(owner.notice(&agent, notice)));
         text.unwrap_or_else(|error| format!("{error}\n"))
@@ -309,6 +416,46 @@ mod tests {
     }
 
     #[test]
+    fn where_an_agent_is_alone_its_writes_go_through_and_are_told_afterwards() {
+        let gate = gate_over(version(1));
+        gate.open();
+        gate.delegate("d".parse().unwrap());
+        assert!(gate.already(&writes("a")).is_none(), "not there");
+        assert!(gate.already(&writes("d/a")).is_some());
+        assert!(gate.already(&writes("d/a")).is_some(), "told once");
+        let untold = gate.take_untold();
+        assert_eq!(untold.len(), 1);
+        assert_eq!(untold[0].facts[0].base, version(1));
+        assert!(!gate.recall(&["e/".parse().unwrap()]) && gate.overlaps(&"d/".parse().unwrap()));
+        assert!(gate.already(&writes("d/b")).is_some());
+        assert!(gate.recall(&["d/x".parse().unwrap()]), "something is untold");
+        assert!(gate.already(&writes("d/c")).is_none(), "no longer alone");
+        assert!(gate.already(&writes("d/b")).is_some(), "what it has it keeps");
+    }
+
+    #[test]
+    fn nothing_unread_or_outdated_goes_through_untold() {
+        let gate = gate_over(version(2));
+        gate.open();
+        gate.delegate(RelPath::root());
+        let path = |text: &str| text.parse::<RelPath>().unwrap();
+        gate.read(&path("read"), version(1));
+        assert!(gate.already(&writes("read")).is_none(), "base has another version");
+        gate.pin([(path("d/pinned"), version(1))]);
+        assert!(gate.already(&writes("d/pinned")).is_none());
+        let rmdir = |dir: &str| Intent {
+            operation: "rmdir",
+            units: vec![WorkUnit::Dir(path(dir))],
+            paths: vec![path(dir)],
+        };
+        assert!(gate.already(&rmdir("d")).is_none(), "something in it is pinned");
+        assert!(gate.already(&rmdir("e")).is_some());
+        gate.close();
+        assert!(gate.already(&writes("other")).is_none(), "no run, no write");
+        assert_eq!(gate.take_untold().len(), 1, "what went through is still told");
+    }
+
+    #[test]
     fn what_was_read_is_what_the_view_showed() {
         let gate = gate_over(version(2));
         gate.open();
@@ -322,5 +469,20 @@ mod tests {
         gate.read(&paths[0], None);
         assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(2)));
         assert_eq!(gate.pinned(&paths), []);
+    }
+
+    #[test]
+    fn what_was_read_before_a_sync_is_stale_after_it() {
+        let gate = gate_over(version(2));
+        gate.open();
+        let paths = writes("a").paths;
+        gate.pin([(paths[0].clone(), version(1))]);
+        gate.read(&paths[0], version(1));
+        gate.unpin_all();
+        let facts = gate.facts(&paths);
+        assert_eq!((facts[0].read, facts[0].base), (Read::Version(version(1)), version(2)));
+        assert!(facts[0].is_stale());
+        gate.read(&paths[0], version(2));
+        assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(2)));
     }
 }

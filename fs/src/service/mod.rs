@@ -9,21 +9,24 @@
 //! What must never happen here: file system work of a view on the owner's thread (the FUSE side
 //! does it when it is answered), and an answer before the commit.
 
+mod delegation;
 mod error;
 mod gate;
+mod mounts;
 mod orders;
 mod owner;
 mod publish;
 mod queries;
 mod report;
 mod runs;
+mod sync;
 mod waiters;
 
 pub use error::{NotRecorded, ServiceError};
 pub use owner::{Owner, Setup};
 pub use runs::LiveRun;
 
-use agentfs_api::types::{Lock, RunSummary};
+use agentfs_api::types::{Lock, RunSummary, StartRun, StartedRun};
 use agentfs_core::machine::{ClaimRequest, Exit};
 use agentfs_core::{RunId, WorkUnit};
 use std::sync::mpsc;
@@ -77,6 +80,17 @@ impl Service {
             owner.after_commit(move |kept| drop(reply.send(if_kept(kept, said))));
         }));
         answer.recv().unwrap_or(Err(ServiceError::Stopped))
+    }
+
+    /// Registers a run and serves its view. Looking for scratch in base may take long, so that is
+    /// done while the owner serves others.
+    pub async fn start_run(&self, request: StartRun) -> Result<StartedRun, ServiceError> {
+        let agent = request.agent.clone();
+        let (scratch, delta) = self.ask(move |owner| owner.fresh_scratch(agent.as_ref())).await?;
+        let look = move || scratch.find(mounts::MOST, delta.as_deref());
+        let found = tokio::task::spawn_blocking(look).await;
+        let found = found.unwrap_or_default();
+        self.ask(move |owner| owner.start_run(request, &found)).await
     }
 
     /// Ends a run, publishes its changes if the policy says so, and tells how it went. Reading

@@ -1,8 +1,10 @@
 //! The owner: one thread, all state.
 
 use super::gate::AgentGate;
+use super::sync::Ears;
 use super::waiters::Waiter;
 use super::{Job, NotRecorded, Service, ServiceError};
+use crate::attendant::Attendant;
 use crate::clock::Clock;
 use crate::fuse::MountedView;
 use crate::gate::ViewControl as _;
@@ -13,11 +15,11 @@ use agentfs_api::Workspace;
 use agentfs_api::types::LogEntry;
 use agentfs_core::config::{self, Config};
 use agentfs_core::explain;
-use agentfs_core::machine::{Command, Event, Machine, Reply, State};
-use agentfs_core::{AgentName, ClaimId, Timestamp};
+use agentfs_core::machine::{Command, Event, LeaseEnd, Machine, Reply, State};
+use agentfs_core::{AgentName, ClaimId, RelPath, Timestamp, WorkUnit};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 use tokio::sync::broadcast;
 
@@ -63,10 +65,13 @@ pub struct Owner {
     pub(super) scratch: Arc<Scratch>,
     pub(super) files: FileOwner,
     pub(super) watch: Arc<BaseWatch>,
+    /// What the watch tells the owner through.
+    _ears: Arc<Ears>,
     pub(super) machine: Machine,
     pub(super) store: Store,
     pub(super) agents: BTreeMap<AgentName, Served>,
     pub(super) waiters: BTreeMap<ClaimId, Waiter>,
+    pub(super) attendant: Attendant,
     log: broadcast::Sender<LogEntry>,
     /// Events that are folded, but not yet in the journal.
     unsaved: Vec<(Timestamp, Event)>,
@@ -86,6 +91,9 @@ impl Owner {
         let scratch = Arc::new(Scratch::new(&workspace.root, &config.scratch)?);
         let files = crate::layout::owner_of(&workspace.root)
             .map_err(ServiceError::io("read", &workspace.root))?;
+        let (watch, ears) = (BaseWatch::start(&workspace.root), Arc::new(Ears(service.clone())));
+        let listener: Weak<Ears> = Arc::downgrade(&ears);
+        watch.subscribe(listener);
         Ok(Self {
             mountpoint,
             service,
@@ -94,11 +102,14 @@ impl Owner {
             config,
             scratch,
             files,
-            watch: BaseWatch::start(&workspace.root),
+            watch,
+            _ears: ears,
             machine,
             store,
             agents: BTreeMap::new(),
             waiters: BTreeMap::new(),
+            attendant: Attendant::new()
+                .map_err(ServiceError::io("start a thread in", &workspace.root))?,
             log: broadcast::channel(LOG_BACKLOG).0,
             unsaved: Vec::new(),
             afterwards: Vec::new(),
@@ -111,16 +122,22 @@ impl Owner {
     pub(super) fn run(mut self, inbox: &mpsc::Receiver<Job>) {
         while !self.stopping {
             match inbox.recv_timeout(self.until_next_tick()) {
-                Ok(job) => job(&mut self),
+                Ok(job) => self.perform(job),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
-            inbox.try_iter().take(JOBS_PER_COMMIT - 1).for_each(|job| job(&mut self));
+            inbox.try_iter().take(JOBS_PER_COMMIT - 1).for_each(|job| self.perform(job));
             self.look_at_waiters();
             self.tick();
             // Who needs to know has been told.
             let _ = self.commit();
         }
+    }
+
+    /// Does one job, which decides on all that has been let through before it.
+    fn perform(&mut self, job: Job) {
+        self.collect_all();
+        job(self);
     }
 
     fn until_next_tick(&self) -> Duration {
@@ -148,6 +165,32 @@ impl Owner {
     /// Decides a command; its events go to the journal with the next commit, and their
     /// consequences for views and waiters are set going.
     pub(super) fn command(&mut self, command: Command) -> Result<Reply, ServiceError> {
+        self.recall_for(&command);
+        self.decide(command)
+    }
+
+    /// Takes back what is lent where the command is about to decide.
+    fn recall_for(&mut self, command: &Command) {
+        match command {
+            Command::Claim(request) => self.recall(&request.agent, &request.units),
+            Command::BeginApply { agent, paths, .. } => {
+                let units: Vec<_> = paths.iter().cloned().map(WorkUnit::File).collect();
+                self.recall(agent, &units);
+                self.recall_from(agent);
+            }
+            Command::EndRun { run, .. } => {
+                let agent = self.state().live_run(*run).map(|run| run.agent.clone());
+                if let Ok(agent) = agent {
+                    self.recall_from(&agent);
+                }
+            }
+            Command::Release { agent, .. } | Command::Discard { agent } => self.recall_from(agent),
+            _ => {}
+        }
+    }
+
+    /// Like [`Owner::command`], with everything recalled that has to be.
+    pub(super) fn decide(&mut self, command: Command) -> Result<Reply, ServiceError> {
         let now = self.clock.now();
         let (reply, events) = self.machine.apply(command, now)?;
         self.unsaved.extend(events.iter().map(|event| (now, event.clone())));
@@ -160,9 +203,13 @@ impl Owner {
     fn consequences(&mut self, event: &Event) {
         match event {
             Event::ClaimEnded { claim, end, text, .. } => self.claim_ended(*claim, *end, text),
-            Event::LeaseEnded { agent, unit, .. } => {
+            Event::LeaseEnded { agent, unit, why, .. } => {
                 if let Some(served) = self.agents.get(agent) {
                     served.gate.revoke(unit);
+                    if *why == LeaseEnd::Expired {
+                        // Nobody may write unheard for an agent that gives no sign of life.
+                        served.gate.recall(&[WorkUnit::Dir(RelPath::root())]);
+                    }
                 }
             }
             Event::RunEnded { agent, .. } => {

@@ -166,6 +166,8 @@ impl Owner {
         // Writes that were let through and not yet answered would never end otherwise.
         self.commit()?;
         let still = Still(self.agents.get(agent).map(|served| served.gate.stop_writes()));
+        // What has gone through until now.
+        self.collect(agent);
         self.refuse_while_written(agent, paths)?;
         Ok(still)
     }
@@ -270,6 +272,8 @@ impl Owner {
         // Before others hear of it: one of them may be a write of this very agent that waits.
         drop(still);
         self.command(Command::FinishApply { agent: agent.clone(), rebased })?;
+        let paths: Vec<RelPath> = applied.now.keys().cloned().collect();
+        self.compare_others(agent, &paths);
         self.refresh_idle_views();
         Ok(())
     }

@@ -3,19 +3,20 @@
 use super::gate::AgentGate;
 use super::owner::{Served, read_config};
 use super::publish::Work;
-use super::{Owner, ServiceError, report};
+use super::{Owner, ServiceError, report, sync};
 use crate::changeset;
 use crate::fuse;
 use crate::gate::ViewControl;
 use crate::identity;
 use crate::layout::{self, AgentDirs};
 use crate::process;
-use crate::view::{Scratch, View, ViewSpec};
-use agentfs_api::types::{Outcome, RunSummary, StartRun, StartedRun};
+use crate::view::{Found, Scratch, View, ViewSpec};
+use agentfs_api::types::{Outcome, RunSummary, ScratchMounts, StartRun, StartedRun};
 use agentfs_core::changeset::ChangeSet;
 use agentfs_core::config::{Publish, Span};
 use agentfs_core::machine::{Command, Exit, Policy, Reply};
 use agentfs_core::{AgentName, RelPath, RunId};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,8 +40,12 @@ pub struct LiveRun {
 
 impl Owner {
     /// Registers a run and serves its view. Its claims are made afterwards.
-    pub fn start_run(&mut self, request: StartRun) -> Result<StartedRun, ServiceError> {
-        self.reread_config()?;
+    /// `scratch` are the directories to be mounted past the view, where that can be.
+    pub fn start_run(
+        &mut self,
+        request: StartRun,
+        scratch: &[Found],
+    ) -> Result<StartedRun, ServiceError> {
         let policy = Policy {
             unclaimed: request.unclaimed.unwrap_or(self.config.unclaimed),
             wait: request.wait.unwrap_or(self.config.wait),
@@ -51,7 +56,10 @@ impl Owner {
         let started = self.command(Command::StartRun { agent, argv, policy, process })?;
         let Reply::Started(run, agent) = started else { return Err(ServiceError::Stopped) };
         match self.begin_view(run, &agent) {
-            Ok(dirs) => Ok(self.started(run, agent, dirs)),
+            Ok(dirs) => {
+                let scratch = self.prepare_mounts(&agent, &dirs, scratch);
+                Ok(self.started(run, agent, dirs, scratch))
+            }
             Err(error) => {
                 // What earlier runs of the agent left is still there.
                 let found = self.changes_of(&agent);
@@ -78,7 +86,13 @@ impl Owner {
         Ok(dirs)
     }
 
-    fn started(&self, run: RunId, agent: AgentName, dirs: AgentDirs) -> StartedRun {
+    fn started(
+        &self,
+        run: RunId,
+        agent: AgentName,
+        dirs: AgentDirs,
+        scratch: Option<ScratchMounts>,
+    ) -> StartedRun {
         let heartbeat = (self.config.ttl.0 / HEARTBEATS_PER_TTL).min(LONGEST_HEARTBEAT);
         StartedRun {
             run,
@@ -88,8 +102,19 @@ impl Owner {
             socket: self.workspace.agent_socket(&agent),
             run_as: self.run_as(),
             heartbeat: Span(heartbeat.max(Duration::from_millis(100))),
+            scratch,
             agent,
         }
+    }
+
+    /// What counts as scratch, by the configuration as it is now; and the agent's delta.
+    pub(super) fn fresh_scratch(
+        &mut self,
+        agent: Option<&AgentName>,
+    ) -> Result<(Arc<Scratch>, Option<PathBuf>), ServiceError> {
+        self.reread_config()?;
+        let delta = agent.map(|agent| AgentDirs::of(&self.workspace, agent).delta);
+        Ok((self.scratch.clone(), delta))
     }
 
     fn reread_config(&mut self) -> Result<(), ServiceError> {
@@ -114,7 +139,9 @@ impl Owner {
         if served.mounted.as_ref().is_none_or(fuse::MountedView::has_ended) {
             layout::make_private(&mountpoint)
                 .map_err(ServiceError::io("make the directory", &mountpoint))?;
-            served.mounted = Some(fuse::mount(served.view.clone(), &mountpoint)?);
+            let mounted = fuse::mount(served.view.clone(), &mountpoint, self.attendant.trust())?;
+            sync::tell_watchers(&self.attendant, &mounted);
+            served.mounted = Some(mounted);
         }
         Ok(dirs)
     }
@@ -186,6 +213,7 @@ impl Owner {
     ) -> Result<RunSummary, ServiceError> {
         let agent = self.state().live_run(run)?.agent.clone();
         let units = self.state().live_run(run)?.units.iter().cloned().collect();
+        self.forget_mounts(&agent);
         let publish = self.config.publish;
         let why = match (&found, publish) {
             (Err(error), _) => format!("they can't be read: {error}"),
@@ -206,6 +234,7 @@ impl Owner {
         } else if exit == Exit::Code(0) && publish == Publish::OnSuccess && !is_unread {
             self.publish_run(&agent, &changes)?;
         }
+        let conflicts = report::coming(self.state(), Some(&agent), self.clock.now());
         let ended = self.state().runs.get(&run);
         let outcome = ended.and_then(|run| run.outcome.as_ref()).map(report::outcome);
         Ok(RunSummary {
@@ -215,6 +244,7 @@ impl Owner {
             units,
             waits: ended.map(report::waits).unwrap_or_default(),
             outcome: outcome.unwrap_or(Outcome::Nothing),
+            conflicts,
         })
     }
 

@@ -102,6 +102,9 @@ impl Owner {
                 };
                 served.gate.admit(&intent.paths);
                 let permit = served.gate.permit();
+                if let Some(path) = intent.paths.first() {
+                    self.delegate(agent, path);
+                }
                 self.answer(answer, Ok(permit));
             }
             Err(error) => {

@@ -15,7 +15,7 @@
 use super::error::FsError;
 use super::layers::Which;
 use super::{View, notices, sys};
-use crate::gate::ViewControl;
+use crate::gate::{Advanced, ViewControl};
 use crate::watch::{BaseChanges, BaseListener};
 use agentfs_core::RelPath;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
@@ -53,7 +53,7 @@ impl View {
     }
 
     /// Waits a moment for the kernel.
-    fn settle(&self) {
+    fn settle_kernel(&self) {
         let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(kernel) = kernel {
             kernel.settle();
@@ -61,11 +61,17 @@ impl View {
     }
 
     /// Makes the kernel forget `paths`, or all, soon.
-    fn invalidate(&self, paths: Option<&[RelPath]>) {
+    pub(super) fn invalidate(&self, paths: Option<&[RelPath]>) {
         let Some(paths) = paths else { return self.invalidate_all() };
+        self.invalidate_with(paths, &[]);
+    }
+
+    /// Makes the kernel forget `paths`, and of `dirs` the attributes, soon.
+    pub(super) fn invalidate_with(&self, paths: &[RelPath], dirs: &[RelPath]) {
         let mut what = Vec::new();
         {
             let nodes = self.nodes();
+            what.extend(dirs.iter().filter_map(|dir| nodes.ino(dir)).map(Cached::Inode));
             // Data first: entries may have to wait for an operation in their directory.
             what.extend(paths.iter().filter_map(|path| nodes.ino(path)).map(Cached::Inode));
             for path in paths {
@@ -75,7 +81,10 @@ impl View {
                     let Some((parent, name)) = at.parent().zip(at.file_name()) else { break };
                     if let Some(parent) = nodes.ino(&parent) {
                         what.push(Cached::Inode(parent));
-                        what.push(Cached::Entry(parent, name.to_owned()));
+                        // With the name of a directory the kernel forgets what is mounted there.
+                        if !self.holds_mounts(&at) {
+                            what.push(Cached::Entry(parent, name.to_owned()));
+                        }
                         break;
                     }
                 }
@@ -87,8 +96,12 @@ impl View {
 
     fn invalidate_all(&self) {
         let mut what = vec![Cached::Inode(super::ROOT)];
+        let mounts = self.nodes_of_mounts();
         for (ino, links) in self.nodes().all() {
             what.push(Cached::Inode(ino));
+            if mounts.contains(&ino) {
+                continue;
+            }
             what.extend(links.map(|(dir, name)| Cached::Entry(dir, name.to_owned())));
         }
         // Data first, as above.
@@ -205,7 +218,7 @@ impl View {
 
     /// Removes one path from the delta, and the directories above it that the delta had only for
     /// its sake.
-    fn drop_one(&self, path: &RelPath) -> Result<(), FsError> {
+    pub(super) fn drop_one(&self, path: &RelPath) -> Result<(), FsError> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
         let root = self.layers.root(Which::Delta);
         let dir = match sys::dir_beneath(root, &parent) {
@@ -249,7 +262,7 @@ impl View {
             }
         }
         self.invalidate(None);
-        self.settle();
+        self.settle_kernel();
         Ok(())
     }
 
@@ -271,7 +284,10 @@ impl View {
             let path = at.join(&name);
             let Some(stat) = sys::stat_at(dir, &name)? else { continue };
             let is_dir = sys::is_dir(&stat);
-            if self.is_scratch(&path, is_dir) {
+            // That a directory is gone is as private as the directory was.
+            let was_dir = sys::is_whiteout(&stat)
+                && self.layers.stat_in(Which::Base, &path)?.is_some_and(|it| sys::is_dir(&it));
+            if self.is_scratch(&path, is_dir || was_dir) {
                 continue;
             }
             if is_dir {
@@ -286,6 +302,9 @@ impl View {
 impl BaseListener for View {
     /// Somebody has changed base by hand: what the view shows of it, the kernel must forget.
     fn base_changed(&self, changes: &BaseChanges) {
+        let changed: Vec<RelPath> = changes.paths.union(&changes.subtrees).cloned().collect();
+        // While it is still known what was there.
+        let edits = self.edits_to_tell(&changed);
         {
             // Whoever walks to a directory now has the old one kept before this, or the new one.
             let _names = self.write_names();
@@ -297,8 +316,10 @@ impl BaseListener for View {
         if changes.all {
             self.invalidate(None);
         } else {
-            let changed: Vec<RelPath> = changes.paths.union(&changes.subtrees).cloned().collect();
             self.invalidate(Some(&changed));
+        }
+        if let Some((tell, edits)) = edits {
+            tell(edits);
         }
     }
 }
@@ -327,6 +348,14 @@ impl ViewControl for View {
         Ok(())
     }
 
+    fn advance(&self) -> io::Result<Advanced> {
+        Ok(self.advance_all()?)
+    }
+
+    fn settle(&self) {
+        self.settle_kernel();
+    }
+
     fn drop_from_delta(&self, paths: Option<&[RelPath]>) -> io::Result<()> {
         let dropped = {
             let _names = self.write_names();
@@ -342,7 +371,7 @@ impl ViewControl for View {
         self.invalidate(Some(&dropped));
         // What was dropped is still held open for its handles, so an open of the inode that the
         // kernel has under the name would find it: the kernel is waited for.
-        self.settle();
+        self.settle_kernel();
         Ok(())
     }
 

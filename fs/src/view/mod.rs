@@ -12,6 +12,7 @@
 //! write for those that change names), `nodes` (for moments only). None is held while the gate is
 //! asked or the kernel is notified.
 
+mod advance;
 mod attr;
 mod caching;
 mod control;
@@ -19,6 +20,7 @@ mod copy_up;
 mod delta;
 mod error;
 mod figures;
+mod foreign;
 mod handles;
 mod layers;
 mod listing;
@@ -32,6 +34,7 @@ mod sys;
 mod tests;
 mod write;
 
+pub use advance::Teller;
 pub use attr::{Changes, SetTime};
 pub use control::{Cached, KernelCache};
 pub use error::{FsError, ViewError};
@@ -40,7 +43,7 @@ pub use listing::{DOTS, DirEntry, Listing};
 pub use nodes::ROOT;
 pub use notices::{DIRECTORY_INO, is_fresh_each_time, is_virtual, is_virtual_path};
 pub use read::{Attr, Caching, Opened};
-pub use scratch::{Scratch, ScratchError};
+pub use scratch::{Found, Scratch, ScratchError};
 pub use write::Creation;
 
 use crate::gate::Gate;
@@ -117,6 +120,7 @@ pub struct View {
     listings: Listings,
     passthrough: AtomicBool,
     kernel: Mutex<Option<Arc<dyn KernelCache>>>,
+    teller: Mutex<Option<Arc<Teller>>>,
 }
 
 impl View {
@@ -172,6 +176,7 @@ impl View {
             listings: Listings::default(),
             passthrough: AtomicBool::new(false),
             kernel: Mutex::new(None),
+            teller: Mutex::new(None),
         });
         let listener: Arc<dyn BaseListener> = view.clone();
         spec.watch.subscribe(Arc::downgrade(&listener));

@@ -244,6 +244,9 @@ impl View {
         }
         let _names = self.read_names();
         let Ok(path) = self.path_of(ino) else { return false };
+        if self.is_foreign(&path) {
+            return false;
+        }
         let dir = path.parent().unwrap_or_else(RelPath::root);
         self.layers.dir(&dir).is_ok_and(|dir| dir.told())
     }
@@ -354,6 +357,11 @@ impl View {
         let _names = self.read_names();
         path.is_root()
             || matches!(self.layers.entry(path), Ok(Some(entry)) if sys::is_dir(&entry.stat))
+    }
+
+    /// A handle on nothing at all, for one who will only close it.
+    pub fn open_nothing(&self) -> u64 {
+        self.handles.open_notice(String::new())
     }
 
     /// The notice with this number, if it is one.

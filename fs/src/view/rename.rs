@@ -86,10 +86,12 @@ impl View {
         }
     }
 
-    /// The entry at `path`, unless it is a directory that a lower layer has.
+    /// The entry at `path`, unless it is a directory that a lower layer has, or with which a mount
+    /// would move to where it is not scratch.
     fn movable(&self, path: &RelPath) -> Result<Entry, FsError> {
         let entry = self.layers.place(path)?.entry()?.ok_or(FsError::NotFound)?;
-        if sys::is_dir(&entry.stat) && (entry.merged || entry.top != Which::Delta) {
+        let in_layers = entry.merged || entry.top != Which::Delta;
+        if sys::is_dir(&entry.stat) && (in_layers || self.holds_mounts(path)) {
             return Err(FsError::MovesLayers);
         }
         Ok(entry)
@@ -128,6 +130,9 @@ impl View {
         let mut nodes = self.nodes();
         nodes.detach(to, orphan);
         nodes.rename(from, to);
+        drop(nodes);
+        // The kernel unmounts what was mounted on a directory that is replaced.
+        self.forget_mount(to);
         Ok(())
     }
 

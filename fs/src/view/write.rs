@@ -223,6 +223,8 @@ impl View {
             self.layers.forget(path);
             self.nodes().detach(path, orphan);
         }
+        // The kernel unmounts what was mounted on it.
+        self.forget_mount(path);
         self.forget_if_as_in_base(path, true);
         Ok(())
     }
@@ -361,7 +363,7 @@ impl View {
     }
 
     /// Gives something new the owner and mode that it shall have, unless it has them already.
-    fn own(
+    pub(super) fn own(
         &self,
         dir: BorrowedFd<'_>,
         name: &OsStr,

@@ -19,6 +19,8 @@ mod init;
 mod landlock;
 mod mounts;
 mod namespaces;
+mod overlay;
+mod owners;
 mod privileges;
 pub mod probe;
 mod pty;
@@ -95,10 +97,12 @@ fn enter(plan: OwnedFd, channel: &Channel, parent: i32) -> Result<(), SandboxErr
         serde_json::from_slice(&json).map_err(|error| SandboxError::Start(error.into()))?;
     // Ctrl-C reaches the whole foreground job; what it means is for the command to decide.
     SigSet::all().thread_block().map_err(|cause| SandboxError::Start(cause.into()))?;
+    let owner = plan.scratch.as_ref().and_then(|scratch| scratch.owner);
+    let owners = owner.as_ref().map(owners::namespace);
     namespaces::enter(plan.user_namespace)?;
     // SAFETY: this process has one thread, so the child may do everything that it could do.
     match unsafe { fork() }.map_err(|cause| SandboxError::Start(cause.into()))? {
-        ForkResult::Child => init::run(&plan, channel),
+        ForkResult::Child => init::run(&plan, owners, channel),
         ForkResult::Parent { child } => {
             // A plain end says all that init had to say; another is seen as silence.
             while let Ok(WaitStatus::Stopped(..) | WaitStatus::Continued(_))

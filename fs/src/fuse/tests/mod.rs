@@ -8,6 +8,7 @@ mod programs;
 mod syncing;
 
 use super::*;
+use crate::attendant::Trust;
 use crate::gate::{Answer, Gate, Intent, Notice, Ordered, Permit, Refusal, Requester, ViewControl};
 use crate::view::{Owner, Scratch, ViewSpec};
 use crate::watch::BaseWatch;
@@ -190,7 +191,7 @@ fn mounted_as(base: &[(&str, &str)], owner: Owner) -> Mounted {
         watch: BaseWatch::start(&path("base")),
     };
     let view = View::open(spec, gate.clone()).unwrap();
-    let mounted = mount(view, &path("mnt")).unwrap();
+    let mounted = mount(view, &path("mnt"), &Trust::default()).unwrap();
     Mounted { _guard: TestGuard(gate.clone()), dir, gate, view: mounted }
 }
 
