@@ -102,16 +102,21 @@ impl Scratch {
                 if dir.is_root() { self.base.clone() } else { self.base.join(dir.to_path_buf()) };
             self.rules(&root, &root.join(".gitignore"))
         });
-        self.decide(&full, is_dir, above)
+        self.decide(&full, is_dir, above.chain(self.for_all()))
     }
 
-    /// Whether the entry at `full` is ignored: the nearest patterns with an opinion decide. `above`
-    /// are those of the directories above it, the nearest first.
+    /// The patterns that hold for the whole workspace, the stronger ones first.
+    fn for_all(&self) -> impl Iterator<Item = Arc<Gitignore>> {
+        self.for_all.iter().filter_map(|file| self.rules(&self.base, file))
+    }
+
+    /// Whether the entry at `full` is ignored: the configured patterns decide or, in their order,
+    /// the first with an opinion.
     fn decide(
         &self,
         full: &Path,
         is_dir: bool,
-        above: impl Iterator<Item = Arc<Gitignore>>,
+        mut patterns: impl Iterator<Item = Arc<Gitignore>>,
     ) -> bool {
         let configured = match self.configured.matched(full, is_dir) {
             Match::Ignore(_) => Some(true),
@@ -123,8 +128,7 @@ impl Scratch {
             Match::Whitelist(_) => Some(false),
             Match::None => None,
         };
-        let for_all = self.for_all.iter().filter_map(|file| self.rules(&self.base, file));
-        configured.or_else(|| above.chain(for_all).find_map(opinion)).unwrap_or(false)
+        configured.or_else(|| patterns.find_map(opinion)).unwrap_or(false)
     }
 
     /// The rules of `file` as it is now; a symbolic link counts for nothing, as with git.
