@@ -14,11 +14,15 @@ use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 use tracked::Tracked;
 
 pub use find::Found;
+
+/// How long what an ignore file, or git's index, was found to be is good for: an operation on
+/// thousands of files looks at each of them once.
+const RECHECK: Duration = Duration::from_millis(10);
 
 /// Why the scratch paths can't be decided.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +54,7 @@ pub struct Scratch {
 /// The rules of one ignore file as of one version of it; none if there is no file.
 #[derive(Clone, Debug)]
 struct Rules {
+    checked: Instant,
     version: Option<(SystemTime, u64)>,
     rules: Option<Arc<Gitignore>>,
 }
@@ -131,16 +136,27 @@ impl Scratch {
         configured.or_else(|| patterns.find_map(opinion)).unwrap_or(false)
     }
 
+    fn files(&self) -> MutexGuard<'_, HashMap<PathBuf, Rules>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The rules of `file` as it is now; a symbolic link counts for nothing, as with git.
     fn rules(&self, root: &Path, file: &Path) -> Option<Arc<Gitignore>> {
+        if let Some(known) = self.files().get(file)
+            && known.checked.elapsed() < RECHECK
+        {
+            return known.rules.clone();
+        }
+        let checked = Instant::now();
         let version = std::fs::symlink_metadata(file)
             .ok()
             .filter(std::fs::Metadata::is_file)
             .and_then(|stat| Some((stat.modified().ok()?, stat.len())));
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = files.get(file)
+        let mut files = self.files();
+        if let Some(known) = files.get_mut(file)
             && known.version == version
         {
+            known.checked = checked;
             return known.rules.clone();
         }
         let rules = version.map(|_| {
@@ -150,7 +166,7 @@ impl Scratch {
             }
             Arc::new(builder.build().unwrap_or_else(|_| Gitignore::empty()))
         });
-        files.insert(file.to_owned(), Rules { version, rules: rules.clone() });
+        files.insert(file.to_owned(), Rules { checked, version, rules: rules.clone() });
         rules
     }
 }
@@ -203,13 +219,15 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_ignore_file_counts_at_once() {
+    fn a_changed_ignore_file_counts_after_a_moment() {
         let dir = workspace(&[(".gitignore", "a\n")]);
         let scratch = Scratch::new(dir.path(), &[]).unwrap();
         assert!(scratch.is_scratch(&"a".parse().unwrap(), false));
         std::fs::write(dir.path().join(".gitignore"), "something\n").unwrap();
+        std::thread::sleep(RECHECK);
         assert!(!scratch.is_scratch(&"a".parse().unwrap(), false));
         std::fs::remove_file(dir.path().join(".gitignore")).unwrap();
+        std::thread::sleep(RECHECK);
         assert!(!scratch.is_scratch(&"something".parse().unwrap(), false));
     }
 
