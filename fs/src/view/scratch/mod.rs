@@ -56,7 +56,7 @@ pub struct Scratch {
 struct Rules {
     checked: Instant,
     version: Option<(SystemTime, u64)>,
-    rules: Option<Arc<Gitignore>>,
+    patterns: Option<Arc<Gitignore>>,
 }
 
 impl Scratch {
@@ -145,7 +145,7 @@ impl Scratch {
         if let Some(known) = self.files().get(file)
             && known.checked.elapsed() < RECHECK
         {
-            return known.rules.clone();
+            return known.patterns.clone();
         }
         let checked = Instant::now();
         let version = std::fs::symlink_metadata(file)
@@ -157,7 +157,7 @@ impl Scratch {
             && known.version == version
         {
             known.checked = checked;
-            return known.rules.clone();
+            return known.patterns.clone();
         }
         let rules = version.map(|_| {
             let mut builder = GitignoreBuilder::new(root);
@@ -166,7 +166,7 @@ impl Scratch {
             }
             Arc::new(builder.build().unwrap_or_else(|_| Gitignore::empty()))
         });
-        files.insert(file.to_owned(), Rules { checked, version, rules: rules.clone() });
+        files.insert(file.to_owned(), Rules { checked, version, patterns: rules.clone() });
         rules
     }
 }
