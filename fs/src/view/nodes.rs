@@ -581,9 +581,13 @@ mod tests {
         let names: Vec<_> = (0..20_000).map(|n| n.to_string()).collect();
         let inos: Vec<_> =
             names.iter().zip(10..).map(|(n, i)| bind(&mut nodes, n, file(i))).collect();
-        inos.iter().for_each(|ino| nodes.remember(*ino));
+        for ino in &inos {
+            nodes.remember(*ino);
+        }
         let full = nodes.bytes();
-        inos.iter().for_each(|ino| nodes.forget(*ino, 1));
+        for ino in &inos {
+            nodes.forget(*ino, 1);
+        }
         assert!(nodes.bytes() < full / 4, "{} of {full}", nodes.bytes());
     }
 
