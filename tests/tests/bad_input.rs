@@ -93,7 +93,8 @@ fn a_stale_mountpoint_is_taken_over(world: &World) {
     alice.finish().exits(137);
     world.signal(daemon, "KILL");
     eventually("the view is stale", || {
-        let done = world.cmd(["ls", "../views/alice"]).run();
+        // A name that the kernel has not cached.
+        let done = world.cmd(["ls", "../views/alice/unseen"]).run();
         done.err().contains("Transport endpoint is not connected").then_some(())
     });
     world.fs("mount . ../views").ok();

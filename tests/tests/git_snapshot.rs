@@ -62,6 +62,7 @@ fn base_moves_on_and_the_agent_does_not_notice(world: &World) {
              git repack -q -a -d && git gc -q --prune=now --aggressive && git pack-refs --all
              git commit -q --allow-empty -m 'In base again'")
         .ok();
+    world.ctl("sync alice").ok();
     alice.tells("moved");
     let home = alice.home();
     let done = alice.finish().exits(0);

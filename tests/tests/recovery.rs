@@ -163,7 +163,8 @@ fn a_mountpoint_that_a_dead_daemon_left_is_cleaned(world: &World) {
     alice.finish().exits(137);
     world.signal(daemon, "KILL");
     eventually("the view is stale", || {
-        let done = world.cmd(["ls", &view]).run();
+        // A name that the kernel has not cached.
+        let done = world.cmd(["ls", &format!("{view}/unseen")]).run();
         done.err().contains("Transport endpoint is not connected").then_some(())
     });
     world.fs("mount").ok();

@@ -21,6 +21,7 @@ in_both_worlds!(
     mounts_in_base_are_left_to_the_view,
     what_can_not_be_mounted_is_served_by_the_view,
     base_may_change_meanwhile,
+    a_sync_leaves_mounts_alone,
     tracked_files_count_whatever_is_ignored,
     the_user_s_own_ignore_file_counts,
     a_build_begins_warm,
@@ -339,6 +340,22 @@ fn base_may_change_meanwhile(world: &World) {
     world.agent("alice").run("cat target/mine target/more; find target").exits(0);
     world.sh("rm -r target").ok();
     assert_eq!(world.agent("alice").run("cat target/mine").exits(0).out(), "mine\n");
+}
+
+fn a_sync_leaves_mounts_alone(world: &World) {
+    world.sh(BUILD).ok();
+    world.sh("mkdir -p src/target; echo x >src/target/x").ok();
+    let script = format!(
+        "echo mine >target/mine; tell ready; await go; cat shared.txt src/new; \
+         {KIND} target src/target; cat target/mine"
+    );
+    let mut alice = world.agent("alice").start(&script);
+    alice.hears("ready");
+    world.agent("bob").run("echo more >>shared.txt; echo new >src/new; chmod 0700 src").exits(0);
+    world.ctl("sync alice").ok();
+    alice.tells("go");
+    let done = alice.finish().exits(0);
+    assert_eq!(done.out(), "one\nmore\nnew\noverlayfs\noverlayfs\nmine\n");
 }
 
 fn tracked_files_count_whatever_is_ignored(world: &World) {

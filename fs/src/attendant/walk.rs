@@ -64,7 +64,7 @@ impl Walk {
     pub(super) fn step(&mut self) -> bool {
         let Some(path) = self.dirs.pop_front() else { return false };
         if let Ok(dir) = dir_beneath(&self.root, &path, OFlags::RDONLY) {
-            let mut entries = RawDir::new(dir, &mut self.buffer);
+            let mut entries = RawDir::new(&dir, &mut self.buffer);
             while let Some(Ok(entry)) = entries.next() {
                 let name = entry.file_name().to_bytes();
                 if name == b"." || name == b".." {
@@ -78,6 +78,9 @@ impl Walk {
                     self.dirs.push_back(below);
                 }
             }
+            // Reading has made the kernel doubt the directory's access time: who opens it next
+            // would ask.
+            let _ = rustix::fs::fstat(&dir);
         }
         !self.dirs.is_empty() && self.seen < self.most && Instant::now() < self.until
     }

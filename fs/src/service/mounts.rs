@@ -14,8 +14,8 @@ fn mountpoints() -> procfs::ProcResult<Vec<PathBuf>> {
     Ok(mounts.0.into_iter().map(|mount| mount.mount_point).collect())
 }
 
-/// The most directories that are mounted for one run; each costs its start some 0.2 ms. The view
-/// serves the others.
+/// The most directories that are mounted for one run. Each costs the run some 2 ms of a processor,
+/// nearly all of it the kernel's for making and ending such a mount. The view serves the others.
 pub(super) const MOST: usize = 64;
 
 impl Owner {

@@ -20,9 +20,6 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 
-/// The one name at the root of the pins that is no old version of base.
-const GIT: &str = ".git";
-
 /// The most edits of one moment that watchers are told of: a checkout is more than they can take.
 const MOST_EDITS: usize = 1_024;
 
@@ -75,7 +72,7 @@ impl View {
         walk: &mut Walk,
     ) -> Result<(), FsError> {
         for (name, _) in sys::names(pins)? {
-            if at.is_root() && name == GIT {
+            if notices::is_git(&name) {
                 continue;
             }
             let path = at.join(&name);
@@ -92,7 +89,11 @@ impl View {
                 };
                 self.drop_pins(&sys::dir_at(pins, &name)?, below.as_ref(), &path, walk)?;
                 walk.dirs.push(path.clone());
-                fs::unlinkat(pins, &name, AtFlags::REMOVEDIR)?;
+                match fs::unlinkat(pins, &name, AtFlags::REMOVEDIR) {
+                    // It holds what belongs to the snapshot.
+                    Ok(()) | Err(Errno::NOTEMPTY) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
             } else {
                 fs::unlinkat(pins, &name, AtFlags::empty())?;
             }

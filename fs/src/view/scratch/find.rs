@@ -73,6 +73,7 @@ impl Scratch {
     fn walk(&self, top: &Path) -> Vec<RelPath> {
         let mut found = Vec::new();
         let mut looked_into = 0;
+        let for_all: Vec<_> = self.for_all().collect();
         let root = Waiting { path: RelPath::root(), level: None, ignored: false };
         let mut waiting = VecDeque::from([root]);
         while let Some(Waiting { path, level, ignored }) = waiting.pop_front() {
@@ -93,8 +94,8 @@ impl Scratch {
             };
             for name in names {
                 let inner = path.join(&name);
-                let ignored =
-                    ignored || self.decide(&full.join(&name), true, upwards(level.as_ref()));
+                let patterns = || upwards(level.as_ref()).chain(for_all.iter().cloned());
+                let ignored = ignored || self.decide(&full.join(&name), true, patterns());
                 if ignored && !self.tracked.has(&inner, true) {
                     found.push(inner);
                 } else {

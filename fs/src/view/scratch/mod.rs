@@ -14,11 +14,15 @@ use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 use tracked::Tracked;
 
 pub use find::Found;
+
+/// How long what an ignore file, or git's index, was found to be is good for: an operation on
+/// thousands of files looks at each of them once.
+const RECHECK: Duration = Duration::from_millis(10);
 
 /// Why the scratch paths can't be decided.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +54,9 @@ pub struct Scratch {
 /// The rules of one ignore file as of one version of it; none if there is no file.
 #[derive(Clone, Debug)]
 struct Rules {
+    checked: Instant,
     version: Option<(SystemTime, u64)>,
-    rules: Option<Arc<Gitignore>>,
+    patterns: Option<Arc<Gitignore>>,
 }
 
 impl Scratch {
@@ -102,16 +107,21 @@ impl Scratch {
                 if dir.is_root() { self.base.clone() } else { self.base.join(dir.to_path_buf()) };
             self.rules(&root, &root.join(".gitignore"))
         });
-        self.decide(&full, is_dir, above)
+        self.decide(&full, is_dir, above.chain(self.for_all()))
     }
 
-    /// Whether the entry at `full` is ignored: the nearest patterns with an opinion decide. `above`
-    /// are those of the directories above it, the nearest first.
+    /// The patterns that hold for the whole workspace, the stronger ones first.
+    fn for_all(&self) -> impl Iterator<Item = Arc<Gitignore>> {
+        self.for_all.iter().filter_map(|file| self.rules(&self.base, file))
+    }
+
+    /// Whether the entry at `full` is ignored: the configured patterns decide or, in their order,
+    /// the first with an opinion.
     fn decide(
         &self,
         full: &Path,
         is_dir: bool,
-        above: impl Iterator<Item = Arc<Gitignore>>,
+        mut patterns: impl Iterator<Item = Arc<Gitignore>>,
     ) -> bool {
         let configured = match self.configured.matched(full, is_dir) {
             Match::Ignore(_) => Some(true),
@@ -123,21 +133,31 @@ impl Scratch {
             Match::Whitelist(_) => Some(false),
             Match::None => None,
         };
-        let for_all = self.for_all.iter().filter_map(|file| self.rules(&self.base, file));
-        configured.or_else(|| above.chain(for_all).find_map(opinion)).unwrap_or(false)
+        configured.or_else(|| patterns.find_map(opinion)).unwrap_or(false)
+    }
+
+    fn files(&self) -> MutexGuard<'_, HashMap<PathBuf, Rules>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The rules of `file` as it is now; a symbolic link counts for nothing, as with git.
     fn rules(&self, root: &Path, file: &Path) -> Option<Arc<Gitignore>> {
+        if let Some(known) = self.files().get(file)
+            && known.checked.elapsed() < RECHECK
+        {
+            return known.patterns.clone();
+        }
+        let checked = Instant::now();
         let version = std::fs::symlink_metadata(file)
             .ok()
             .filter(std::fs::Metadata::is_file)
             .and_then(|stat| Some((stat.modified().ok()?, stat.len())));
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = files.get(file)
+        let mut files = self.files();
+        if let Some(known) = files.get_mut(file)
             && known.version == version
         {
-            return known.rules.clone();
+            known.checked = checked;
+            return known.patterns.clone();
         }
         let rules = version.map(|_| {
             let mut builder = GitignoreBuilder::new(root);
@@ -146,7 +166,7 @@ impl Scratch {
             }
             Arc::new(builder.build().unwrap_or_else(|_| Gitignore::empty()))
         });
-        files.insert(file.to_owned(), Rules { version, rules: rules.clone() });
+        files.insert(file.to_owned(), Rules { checked, version, patterns: rules.clone() });
         rules
     }
 }
@@ -199,13 +219,15 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_ignore_file_counts_at_once() {
+    fn a_changed_ignore_file_counts_after_a_moment() {
         let dir = workspace(&[(".gitignore", "a\n")]);
         let scratch = Scratch::new(dir.path(), &[]).unwrap();
         assert!(scratch.is_scratch(&"a".parse().unwrap(), false));
         std::fs::write(dir.path().join(".gitignore"), "something\n").unwrap();
+        std::thread::sleep(RECHECK);
         assert!(!scratch.is_scratch(&"a".parse().unwrap(), false));
         std::fs::remove_file(dir.path().join(".gitignore")).unwrap();
+        std::thread::sleep(RECHECK);
         assert!(!scratch.is_scratch(&"something".parse().unwrap(), false));
     }
 

@@ -1,11 +1,13 @@
 //! What base's git tracks, as its index says. This is the only place that knows gix-index.
 
+use super::RECHECK;
 use agentfs_core::RelPath;
 use gix_index::decode::Options;
 use gix_index::{File, State};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// The tracked paths. Reads the index again when it has changed.
 #[derive(Debug)]
@@ -17,6 +19,7 @@ pub(super) struct Tracked {
 /// The index as of one version of it. Git replaces the file, so each version has its own number.
 #[derive(Debug, Default)]
 struct Known {
+    checked: Option<Instant>,
     version: Option<(u64, u64, i64, i64)>,
     state: Option<Arc<State>>,
 }
@@ -36,9 +39,13 @@ impl Tracked {
     }
 
     fn state(&self) -> Option<Arc<State>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.checked.is_some_and(|checked| checked.elapsed() < RECHECK) {
+            return known.state.clone();
+        }
+        known.checked = Some(Instant::now());
         let version = self.index.symlink_metadata().ok();
         let version = version.map(|it| (it.ino(), it.len(), it.mtime(), it.mtime_nsec()));
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.version != version {
             known.version = version;
             known.state = version.and_then(|_| self.read());
