@@ -22,7 +22,7 @@ pub use announced::Announcing;
 pub use mount::{MountError, MountedView, SOURCE_PREFIX, detach, mount};
 pub use probe::{Probed, probe};
 
-use crate::view::{self, Changes, Creation, FsError, View};
+use crate::view::{self, ByRoot, Changes, Creation, FsError, View};
 use agentfs_core::changeset::FileKind;
 use announced::Announced;
 use answers::{
@@ -50,7 +50,7 @@ use workers::Workers;
 const GENERATION: Generation = Generation(0);
 
 /// What is asked of the kernel, each if it has it.
-const WANTED: [InitFlags; 8] = [
+const WANTED: [InitFlags; 10] = [
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_CACHE_SYMLINKS,
@@ -60,6 +60,10 @@ const WANTED: [InitFlags; 8] = [
     InitFlags::FUSE_EXPLICIT_INVAL_DATA,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_MAX_PAGES,
+    // Access control lists are obeyed by the kernel and inherited by the view, which for that has to
+    // know the mode as it was asked for.
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
 ];
 
 /// A view as fuser's file system.
@@ -101,8 +105,8 @@ fn writes(flags: OFlags) -> bool {
     flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC)
 }
 
-fn creation(request: &Request, mode: u32) -> Creation {
-    Creation { mode: mode & 0o7777, uid: request.uid(), gid: request.gid() }
+fn creation(request: &Request, mode: u32, umask: u32) -> Creation {
+    Creation { mode: mode & 0o7777, umask, uid: request.uid(), gid: request.gid() }
 }
 
 impl fuser::Filesystem for Adapter {
@@ -166,11 +170,12 @@ impl fuser::Filesystem for Adapter {
         self.count(Kind::Setattr);
         let Some(reply) = self.unless_changed(req.pid(), ino, reply) else { return };
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
-        let changes = Changes { mode, uid, gid, size, atime, mtime };
+        let by_root = ByRoot(req.uid() == 0);
+        let changes = Changes { mode, uid, gid, size, atime, mtime, by_root };
         if let (Some(size), Some(fh)) = (changes.size, fh)
             && changes.only_size()
         {
-            let done = self.view.truncate(ino.0, fh.0, size);
+            let done = self.view.truncate(ino.0, fh.0, size, by_root);
             let done = done.map(|attr| Shown::node(&self.view, attr));
             return answer_attr("truncate", reply, done);
         }
@@ -199,7 +204,7 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
@@ -210,7 +215,7 @@ impl fuser::Filesystem for Adapter {
             Ok(path) => path,
             Err(error) => return reply.error(failed("mknod", error)),
         };
-        let creation = creation(req, mode);
+        let creation = creation(req, mode, umask);
         let kind = FileType::from_raw_mode(mode);
         let wants = [Want::File(path.clone())];
         let act = move |view: &View, permit: &_| {
@@ -226,7 +231,7 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         self.count(Kind::Mkdir);
@@ -236,7 +241,7 @@ impl fuser::Filesystem for Adapter {
             Ok(path) => path,
             Err(error) => return reply.error(failed("mkdir", error)),
         };
-        let creation = creation(req, mode);
+        let creation = creation(req, mode, umask);
         let act = move |view: &View, permit: &_| {
             let made = view.mkdir(&path, creation, permit);
             made.map(|attr| Shown::entry(view, parent.0, attr))
@@ -285,7 +290,7 @@ impl fuser::Filesystem for Adapter {
             Ok(path) => path,
             Err(error) => return reply.error(failed("symlink", error)),
         };
-        let creation = creation(req, 0o777);
+        let creation = creation(req, 0o777, 0);
         let text = target.as_os_str().to_owned();
         let wants = [Want::File(path.clone())];
         let act = move |view: &View, permit: &_| {
@@ -309,15 +314,16 @@ impl fuser::Filesystem for Adapter {
         let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
         let paths = self.view.child_path(parent.0, name).and_then(|from| {
             let to = self.view.child_path(newparent.0, newname)?;
-            let kinds = self.view.check_rename(&from, &to, flags)?;
-            Ok((from, to, kinds))
+            let moves = self.view.check_rename(&from, &to, flags)?;
+            Ok((from, to, moves))
         });
-        let (from, to, from_is_dir) = match paths {
+        let (from, to, moves) = match paths {
             Ok(found) => found,
             Err(error) => return reply.error(failed("rename", error)),
         };
-        let want = if from_is_dir { Want::Dir } else { Want::Kept };
-        let wants = [want(from.clone()), want(to.clone())];
+        let want = if moves.is_dir { Want::Dir } else { Want::Kept };
+        let mut wants = vec![want(from.clone()), want(to.clone())];
+        wants.extend(moves.below.into_iter().map(|lower| Want::Below(lower.path, lower.is_dir)));
         let act = move |view: &View, permit: &_| view.rename(&from, &to, flags, permit);
         self.gated(req.pid(), "rename", &wants, act, |done| answer_empty("rename", reply, done));
     }
@@ -359,11 +365,12 @@ impl fuser::Filesystem for Adapter {
             let opened = self.view.open_read(ino.0, flags);
             return answer_open(reply, &self.kernel, &self.view, ino.0, opened);
         }
-        let path = self.view.path_of(ino.0).ok();
+        let (path, by_root) = (self.view.path_of(ino.0).ok(), ByRoot(req.uid() == 0));
         let want = if flags.contains(OFlags::TRUNC) { Want::File } else { Want::Kept };
         let wants = self.view.paths_of(ino.0).into_iter().map(want).collect::<Vec<_>>();
-        let act =
-            move |view: &View, permit: &_| view.open_write(ino.0, path.as_ref(), flags, permit);
+        let act = move |view: &View, permit: &_| {
+            view.open_write(ino.0, path.as_ref(), flags, by_root, permit)
+        };
         let (view, kernel) = (self.view.clone(), self.kernel.clone());
         self.gated(req.pid(), "open for writing", &wants, act, move |opened| {
             answer_open(reply, &kernel, &view, ino.0, opened);
@@ -376,7 +383,7 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
@@ -385,7 +392,7 @@ impl fuser::Filesystem for Adapter {
             Ok(path) => path,
             Err(error) => return reply.error(failed("create", error)),
         };
-        let (creation, flags) = (creation(req, mode), open_flags(flags));
+        let (creation, flags) = (creation(req, mode, umask), open_flags(flags));
         let wants = [Want::File(path.clone())];
         let act = move |view: &View, permit: &_| {
             let made = view.create(&path, creation, flags, permit);

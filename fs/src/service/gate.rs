@@ -202,7 +202,14 @@ impl AgentGate {
 
     /// A lease on `unit` has ended: what it covered has to be asked for again.
     pub fn revoke(&self, unit: &WorkUnit) {
-        self.known().admitted.retain(|path| !unit.covers_path(path));
+        let admitted = &mut self.known().admitted;
+        match unit {
+            // A run may have leases by the ten thousand, and they all end at once.
+            WorkUnit::File(path) => {
+                admitted.remove(path);
+            }
+            other => admitted.retain(|path| !other.covers_path(path)),
+        }
     }
 
     /// Base gets new versions of the paths of `old`, and this view goes on showing the old ones.
@@ -221,7 +228,10 @@ impl AgentGate {
 
     /// The view shows base's version of `paths` again.
     pub fn unpin(&self, paths: &[RelPath]) {
-        self.known().pinned.retain(|path, _| !paths.contains(path));
+        let mut known = self.known();
+        for path in paths {
+            known.pinned.remove(path);
+        }
     }
 
     /// The view shows base's version of everything. What was read before stays known as what it

@@ -18,7 +18,7 @@ use super::{View, notices, sys};
 use crate::gate::{Advanced, ViewControl};
 use crate::watch::{BaseChanges, BaseListener};
 use agentfs_core::RelPath;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -176,7 +176,7 @@ impl View {
         }
         fs::chmodat(pins, name, sys::permissions(stat), AtFlags::empty())?;
         let now = fs::statat(base, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        super::delta::set_times(dir.as_fd(), &times_of(&now))
+        super::delta::set_times(dir.as_fd(), &super::delta::times_of(&now))
     }
 
     /// A hard link where that is possible: base's file is replaced by rename, never written.
@@ -204,7 +204,7 @@ impl View {
         if self.delta.privileged() {
             super::delta::set_owner(copy.as_fd(), Some(stat.st_uid), Some(stat.st_gid))?;
         }
-        super::delta::set_times(copy.as_fd(), &times_of(&stat))
+        super::delta::set_times(copy.as_fd(), &super::delta::times_of(&stat))
     }
 
     /// Removes the pin of one path, or the whiteout above it that stands for it, and the
@@ -241,9 +241,11 @@ impl View {
         };
         let Some(stat) = sys::stat_at(&dir, name)? else { return Ok(()) };
         if sys::is_dir(&stat) {
-            // Only what is left empty goes: what is below it and stays (scratch) is the agent's.
+            // Only what is left empty goes: what is below it and stays (scratch) is the agent's, and
+            // hides nothing of what base has there now.
             match fs::unlinkat(&dir, name, AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOTEMPTY) => {}
+                Ok(()) => {}
+                Err(Errno::NOTEMPTY) => self.delta.unset_opaque(sys::dir_at(&dir, name)?)?,
                 Err(errno) => return Err(errno.into()),
             }
         } else {
@@ -408,17 +410,6 @@ fn drop_old_versions(dir: impl AsFd) -> Result<bool, Errno> {
         }
     }
     Ok(empty)
-}
-
-fn times_of(stat: &Stat) -> Timestamps {
-    let time = |seconds, nanoseconds: u64| Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds.try_into().unwrap_or(0),
-    };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    }
 }
 
 /// Removes the directory and those above it, up to the first that holds something.

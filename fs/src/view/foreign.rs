@@ -117,10 +117,10 @@ impl View {
             return Ok(None);
         }
         let (uid, gid) = self.owner.shown;
-        let creation = Creation { uid, gid, mode: 0o755 };
+        let creation = Creation { uid, gid, mode: 0o755, umask: 0 };
         let (staged, _) = self.delta.stage(|work, temp| {
             rustix::fs::mkdirat(work, temp, Mode::RWXU)?;
-            self.own(work, temp, creation, FileType::Directory)
+            self.own(work, temp, creation, FileType::Directory, None)
         })?;
         staged.place(delta, &place.name)?;
         self.invalidate(Some(std::slice::from_ref(path)));

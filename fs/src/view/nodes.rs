@@ -355,6 +355,14 @@ impl Nodes {
         node.links().filter_map(|link| self.path_through(link)).collect()
     }
 
+    /// How many names the view has for a file of a lower layer; none for any other, which has as
+    /// many as the host says.
+    pub(super) fn links_of_lower(&self, ino: u64) -> Option<u32> {
+        let node = self.by_ino.get(&ino).filter(|node| !node.in_delta)?;
+        // What was replaced has its name in the eyes of who holds it open.
+        Some(u32::from(node.link.is_some() || node.replaced))
+    }
+
     /// Whether the node is a directory.
     pub(super) fn is_dir(&self, ino: u64) -> bool {
         self.by_ino.get(&ino).is_some_and(|node| node.is_dir)

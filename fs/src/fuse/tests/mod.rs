@@ -5,6 +5,7 @@ mod caching;
 mod files;
 mod names;
 mod programs;
+mod reference;
 mod syncing;
 
 use super::*;

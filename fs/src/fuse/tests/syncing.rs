@@ -95,7 +95,7 @@ fn what_an_interrupted_apply_has_left_at_the_root_is_not_shown() {
     assert_eq!(m.run("ls -A && ls -A d"), ".agentfs\nd\n.agentfs-stage-r7\n");
     assert!(!m.at(".agentfs-stage-r7").exists());
     assert_eq!(errno(fs::create_dir(m.at(".agentfs-stage-r8"))), libc::EROFS);
-    assert_eq!(errno(fs::rename(m.at("d"), m.at(".agentfs-stage-r8"))), libc::EXDEV);
+    assert_eq!(errno(fs::rename(m.at("d"), m.at(".agentfs-stage-r8"))), libc::EROFS);
     fs::write(m.at("f"), "f").unwrap();
     assert_eq!(errno(fs::rename(m.at("f"), m.at(".agentfs-stage-r8"))), libc::EROFS);
     assert!(!m.delta(".agentfs-stage-r8").exists());
@@ -156,6 +156,18 @@ fn what_is_dropped_from_the_delta_shows_base_again() {
     let left: Vec<_> =
         fs::read_dir(m.delta("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["out"]);
+}
+
+#[test]
+fn what_stays_in_a_directory_that_was_applied_hides_nothing_of_base() {
+    let m = mounted(&[("d/x", "x"), (".gitignore", "out\n")]);
+    let view = m.view.view().clone();
+    m.run("mv d e && mkdir e/out && echo private >e/out/o");
+    // As an apply does it.
+    fs::rename(m.base("d"), m.base("e")).unwrap();
+    view.drop_from_delta(Some(&["d", "d/x", "e", "e/x"].map(path))).unwrap();
+    fs::write(m.base("e/new"), "new").unwrap();
+    assert_eq!(m.run("ls && ls e && cat e/out/o e/x"), "e\nnew\nout\nx\nprivate\nx");
 }
 
 #[test]
