@@ -59,8 +59,20 @@ struct Top {
 impl Snapshot<'_> {
     /// Takes it. Blocks: for a few milliseconds, and longer where many files are new.
     pub fn take(&self) -> Result<(), GitError> {
-        let packs = self.repository.common_dir.join("objects/pack");
-        let version = || packs.metadata().ok().map(|found| (found.mtime(), found.mtime_nsec()));
+        // What git replaces as a whole: objects may be in another pack by now, and HEAD may name
+        // a branch that has gone.
+        let common = &self.repository.common_dir;
+        let replaced = [
+            common.join("objects/pack"),
+            common.join("packed-refs"),
+            self.repository.git_dir.join("HEAD"),
+        ];
+        let version = || {
+            replaced.each_ref().map(|path| {
+                let found = path.symlink_metadata().ok()?;
+                Some((found.ino(), found.mtime(), found.mtime_nsec()))
+            })
+        };
         for pass in 0..PASSES {
             let before = version();
             let trash = Trash::at(self.trash).map_err(GitError::io("make", self.trash))?;

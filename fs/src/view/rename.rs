@@ -88,10 +88,10 @@ impl View {
         let exchange = flags == RenameFlags::EXCHANGE;
         let source = self.movable(from)?;
         let target = self.layers.entry(to)?;
-        if exchange {
-            self.movable(to)?;
-        }
         match &target {
+            _ if exchange => {
+                self.movable(to)?;
+            }
             Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(FsError::Exists),
             Some(target) if !exchange && from != to => {
                 self.check_replaced(sys::is_dir(&source.stat), to, target)?;

@@ -214,6 +214,7 @@ mod tests {
         let is = |path: &str| scratch.is_scratch(&path.parse().unwrap(), path.ends_with('/'));
         assert!(is("vendor/") && is("vendor/a/kept") && is("kept.log"));
         git(&["add", "-f", "vendor/a/kept", "kept.log"]);
+        std::thread::sleep(super::super::RECHECK);
         assert!(!is("vendor/") && !is("vendor/a/") && !is("vendor/a/kept") && !is("kept.log"));
         assert!(is("vendor/a/new") && is("vendor/b/") && is("vendor/a/new/") && is("other.log"));
         assert_eq!(found(&dir, &[], 64), ["vendor/b"]);
