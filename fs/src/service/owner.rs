@@ -8,7 +8,7 @@ use crate::attendant::Attendant;
 use crate::clock::Clock;
 use crate::fuse::MountedView;
 use crate::gate::ViewControl as _;
-use crate::store::{Entry, Store};
+use crate::store::{Durable, Entry, Store};
 use crate::view::{Owner as FileOwner, Scratch, View};
 use crate::watch::BaseWatch;
 use agentfs_api::Workspace;
@@ -20,7 +20,7 @@ use agentfs_core::{AgentName, ClaimId, RelPath, Timestamp, WorkUnit};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::broadcast;
 
 /// How many jobs share one commit of the journal.
@@ -31,6 +31,9 @@ const LOOK_AT_WAITERS: Duration = Duration::from_millis(100);
 
 /// How long the owner rests after the journal has failed.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
+
+/// How long entries of the journal that nobody waits for may take to be on disk.
+const SYNC_WITHIN: Duration = Duration::from_secs(1);
 
 /// How many entries a slow reader of the event stream may lag behind before it has to reload.
 const LOG_BACKLOG: usize = 1024;
@@ -77,6 +80,8 @@ pub struct Owner {
     unsaved: Vec<(Timestamp, Event)>,
     /// What to do when they are, or can't be.
     afterwards: Vec<Afterwards>,
+    /// Since when the journal has entries that may not be on disk.
+    unsynced: Option<Instant>,
     stopping: bool,
 }
 
@@ -113,6 +118,7 @@ impl Owner {
             log: broadcast::channel(LOG_BACKLOG).0,
             unsaved: Vec::new(),
             afterwards: Vec::new(),
+            unsynced: None,
             stopping: false,
             workspace,
         })
@@ -130,8 +136,9 @@ impl Owner {
             self.look_at_waiters();
             self.tick();
             // Who needs to know has been told.
-            let _ = self.commit();
+            let _ = if self.afterwards.is_empty() { self.commit_unasked() } else { self.commit() };
         }
+        self.sync_if_due(Duration::ZERO);
     }
 
     /// Does one job, which decides on all that has been let through before it.
@@ -145,10 +152,12 @@ impl Owner {
         let deadline = self.state().next_deadline().map(|at| at.since(self.clock.now()));
         // A deadline in milliseconds is reached one after it is rounded to.
         let next = deadline.map_or(longest, |left| left + Duration::from_millis(1));
+        let next = if self.unsynced.is_some() { next.min(SYNC_WITHIN) } else { next };
         if self.waiters.is_empty() { next.min(longest) } else { next.min(LOOK_AT_WAITERS) }
     }
 
     fn tick(&mut self) {
+        self.sync_if_due(SYNC_WITHIN);
         let now = self.clock.now();
         if self.state().next_deadline().is_some_and(|deadline| deadline <= now)
             && let Err(error) = self.command(Command::Tick)
@@ -233,12 +242,37 @@ impl Owner {
     ///
     /// If the journal fails, all are told so, and the state goes back to what the journal has.
     pub(super) fn commit(&mut self) -> Result<(), NotRecorded> {
+        self.record(Durable::Now)
+    }
+
+    /// The same where nobody waits for an answer: what gates have let through, leases that ended.
+    /// The disk is not waited for, and so does not hold up those who write beside the journal.
+    fn commit_unasked(&mut self) -> Result<(), NotRecorded> {
+        self.record(Durable::Soon)
+    }
+
+    fn sync_if_due(&mut self, within: Duration) {
+        if self.unsynced.is_some_and(|since| since.elapsed() >= within) {
+            self.unsynced = None;
+            if let Err(error) = self.store.sync() {
+                tracing::error!(%error, "the journal's latest entries may not be on disk");
+            }
+        }
+    }
+
+    fn record(&mut self, durable: Durable) -> Result<(), NotRecorded> {
         let events = std::mem::take(&mut self.unsaved);
         let answers = std::mem::take(&mut self.afterwards);
         let mut recorded = Ok(());
         if !events.is_empty() {
-            match self.store.append(&events) {
-                Ok(entries) => entries.into_iter().for_each(|entry| self.publish_entry(entry)),
+            match self.store.append(&events, durable) {
+                Ok(entries) => {
+                    self.unsynced = match durable {
+                        Durable::Now => None,
+                        Durable::Soon => self.unsynced.or_else(|| Some(Instant::now())),
+                    };
+                    entries.into_iter().for_each(|entry| self.publish_entry(entry));
+                }
                 Err(error) => {
                     tracing::error!(%error, "the journal failed; the state goes back to it");
                     let why = NotRecorded::new(&error, &self.workspace.state_dir);

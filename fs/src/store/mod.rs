@@ -66,10 +66,22 @@ pub struct Entry {
 /// A row as it is stored: the event as JSON, and the hash up to it.
 type Row = (Entry, String, [u8; 32]);
 
+/// When appended entries must be on disk, so that a loss of power can't take them. That the program
+/// dies never takes any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durable {
+    /// Before the call returns: somebody is told of them.
+    Now,
+    /// With the next that must, or with [`Store::sync`].
+    Soon,
+}
+
 /// The journal of one workspace, open for appending.
 #[derive(Debug)]
 pub struct Store {
     db: Connection,
+    /// What SQLite's `synchronous` is set to.
+    durable: Durable,
     path: PathBuf,
     last_seq: u64,
     last_hash: [u8; 32],
@@ -92,7 +104,8 @@ impl Store {
             .optional()
             .map_err(|source| StoreError::Database { path: path.clone(), source })?;
         let (last_seq, last_hash) = last.unwrap_or((0, [0; 32]));
-        Ok(Self { db, path, last_seq: last_seq as u64, last_hash })
+        let durable = Durable::Now;
+        Ok(Self { db, durable, path, last_seq: last_seq as u64, last_hash })
     }
 
     /// Creates what is missing; returns the format that is there.
@@ -118,8 +131,21 @@ impl Store {
         self.last_seq
     }
 
-    /// Appends all of `events`, or none. Blocks until they are on disk.
-    pub fn append(&mut self, events: &[(Timestamp, Event)]) -> Result<Vec<Entry>, StoreError> {
+    /// Appends all of `events`, or none. Blocks until they are on disk, if they have to be now.
+    ///
+    /// In SQLite's WAL mode a commit with `synchronous = NORMAL` is not synced, and the next one
+    /// with `FULL` syncs it too: <https://sqlite.org/pragma.html#pragma_synchronous>.
+    pub fn append(
+        &mut self,
+        events: &[(Timestamp, Event)],
+        durable: Durable,
+    ) -> Result<Vec<Entry>, StoreError> {
+        if durable != self.durable {
+            let level = if durable == Durable::Now { "full" } else { "normal" };
+            let set = self.db.pragma_update(None, "synchronous", level);
+            set.map_err(|source| self.failed(source))?;
+            self.durable = durable;
+        }
         let (mut seq, mut hash) = (self.last_seq, self.last_hash);
         let mut rows = Vec::with_capacity(events.len());
         for (at, event) in events {
@@ -133,6 +159,13 @@ impl Store {
         insert(&mut self.db, &rows).map_err(|source| self.failed(source))?;
         (self.last_seq, self.last_hash) = (seq, hash);
         Ok(rows.into_iter().map(|(entry, _, _)| entry).collect())
+    }
+
+    /// Brings everything to the disk. Blocks as long as that takes.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        // A checkpoint syncs the log before it copies from it.
+        let done = self.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        done.map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: rusqlite::Error) -> StoreError {
@@ -224,10 +257,11 @@ mod tests {
     fn what_was_appended_is_there_after_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(dir.path()).unwrap();
-        store.append(&some_events(3)).unwrap();
+        store.append(&some_events(3), Durable::Now).unwrap();
         drop(store);
         let mut store = Store::open(dir.path()).unwrap();
-        store.append(&some_events(2)).unwrap();
+        store.append(&some_events(2), Durable::Soon).unwrap();
+        store.sync().unwrap();
         let all = store.load().unwrap();
         assert_eq!(all.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
         assert_eq!(store.after(3, 1).unwrap(), all[3..4]);
@@ -238,7 +272,7 @@ mod tests {
         let alter = |sql: &str| {
             let dir = tempfile::tempdir().unwrap();
             let mut store = Store::open(dir.path()).unwrap();
-            store.append(&some_events(5)).unwrap();
+            store.append(&some_events(5), Durable::Now).unwrap();
             store.db.execute(sql, []).unwrap();
             store.load().map(|entries| entries.len()).map_err(|error| match error {
                 StoreError::Altered { seq, .. } => seq,
