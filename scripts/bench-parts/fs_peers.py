@@ -67,10 +67,6 @@ class Peer:
     def unmount(self):
         pass
 
-    def close(self):
-        self.stop()
-        self.unmount()
-
     def start(self, command, **environment):
         self.worker = subprocess.Popen(
             command, env={**os.environ, **environment}, text=True,
@@ -225,8 +221,7 @@ class Agentfs(Peer):
             *command,
         ]
 
-    def close(self):
-        self.stop()
+    def unmount(self):
         self.tell("agentfs", "unmount", str(self.repo))
         for name in ("s", "r"):
             shutil.rmtree(self.own / name)
