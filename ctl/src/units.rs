@@ -5,7 +5,6 @@
 
 use crate::error::Error;
 use crate::session::Session;
-use agentfs_core::unit::InvalidUnit;
 use agentfs_core::{RelPath, WorkUnit};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -28,20 +27,14 @@ impl Session {
 
     /// The work unit that the user means by `typed`.
     pub fn unit(&self, typed: &OsStr) -> Result<WorkUnit, Error> {
-        let bytes = typed.as_bytes();
-        if bytes.is_empty() {
-            return Err(InvalidUnit::Empty.into());
-        }
-        if bytes.starts_with(b"proc:") || bytes.starts_with(b"res:") {
-            return Ok(typed.to_string_lossy().parse()?);
-        }
-        let path = self.path(typed)?;
-        let on_disk = self.workspace.root.join(path.to_path_buf());
-        let is_directory = path.is_root()
-            || bytes.ends_with(b"/")
-            || bytes.ends_with(b"/.")
-            || on_disk.symlink_metadata().is_ok_and(|entry| entry.is_dir());
-        Ok(if is_directory { WorkUnit::Dir(path) } else { WorkUnit::File(path) })
+        WorkUnit::typed(
+            typed.as_bytes(),
+            |path| self.path(OsStr::from_bytes(path)),
+            |path| {
+                let on_disk = self.workspace.root.join(path.to_path_buf());
+                on_disk.symlink_metadata().is_ok_and(|entry| entry.is_dir())
+            },
+        )
     }
 
     fn outside(&self, typed: &OsStr) -> Error {

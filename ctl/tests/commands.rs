@@ -71,6 +71,39 @@ fn on_terminal(mut command: Command, typed: &str) -> Ended {
 }
 
 #[test]
+fn a_sync_is_of_the_named_view_of_one_s_own_or_of_all_that_run() {
+    let synced = json!({
+        "agent": "alice", "from": 1, "version": 2, "conflicts": [],
+        "moved": [{
+            "path": "src/a.rs", "action": "modified", "author": { "agent": "bob", "version": 2 },
+        }],
+    });
+    let agent = |name: &str, state: &str| {
+        json!({
+            "name": name, "state": state, "run": 1, "view": null, "leases": 0, "changed": 0,
+            "last_active": 0,
+        })
+    };
+    let all = json!([agent("alice", "running"), agent("carol", "idle"), agent("dan", "waiting")]);
+    let daemon = Daemon::start().answers("POST /v1/sync", &synced).answers("GET /v1/agents", &all);
+    let ended = daemon.run(&["sync", "alice"]);
+    assert_eq!(
+        (ended.code, ended.out.as_str()),
+        (
+            0,
+            "alice's view was at v1 and is at v2 now: 1 path moved\n\
+             CHANGE    PATH      VERSION  BY\nmodified  src/a.rs  v2       bob\n"
+        ),
+        "{ended:?}"
+    );
+    let ended = daemon.run(&["sync", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&ended.out).unwrap(), synced);
+    let ended = daemon.run(&["sync", "--all"]);
+    assert_eq!(ended.out.matches("1 path moved").count(), 2, "those that run: {ended:?}");
+    assert_eq!(daemon.run(&["sync", "--all", "alice"]).code, 2);
+}
+
+#[test]
 fn a_table_for_people_and_the_daemon_s_value_for_programs() {
     let locks = json!([lock("src/a.rs")]);
     let daemon = Daemon::start().answers("GET /v1/locks", &locks);

@@ -5,7 +5,7 @@
 //! a [`Permit`]. It must never block a FUSE session thread on the answer: [`Gate::ask`] returns at
 //! once and calls back later, when the answer may have taken a minute.
 
-use agentfs_core::changeset::Before;
+use agentfs_core::changeset::{Action, Before, FileKind};
 use agentfs_core::{RelPath, WorkUnit};
 use parking_lot::{ArcRwLockReadGuard, RawRwLock};
 
@@ -76,11 +76,23 @@ pub enum Refusal {
     /// No run of this agent is alive, or the daemon ends.
     #[error("no live run")]
     Closed,
+    /// The journal has no space for it.
+    #[error("no space left for the journal")]
+    Full,
+    /// The journal failed.
+    #[error("the journal failed")]
+    NotRecorded,
+    /// What was written into a file of `.agentfs/` names no work unit.
+    #[error("no work unit")]
+    Invalid,
 }
 
 /// What the gate tells the operation when it is answered. It is called on the owner's thread, so
 /// it only hands the work on and returns.
 pub type Answer = Box<dyn FnOnce(Result<Permit, Refusal>) + Send>;
+
+/// Like [`Answer`], to what was written into a file of `.agentfs/`.
+pub type Ordered = Box<dyn FnOnce(Result<(), Refusal>) + Send>;
 
 /// One agent's way to the owner of the state.
 pub trait Gate: Send + Sync + 'static {
@@ -103,6 +115,18 @@ pub trait Gate: Send + Sync + 'static {
     /// The text of one file of the virtual directory `.agentfs/`, made now. May take as long as
     /// the owner is busy: call it from a thread that may wait.
     fn notice(&self, notice: Notice) -> String;
+
+    /// The agent has written `text` into a file of `.agentfs/` that takes orders; `is_dir` says
+    /// whether the view shows a directory at a path. `done` is called like an [`Answer`]; what it
+    /// means in words is the file's text from then on.
+    fn order(
+        &self,
+        order: Notice,
+        text: &[u8],
+        is_dir: &dyn Fn(&RelPath) -> bool,
+        requester: Requester,
+        done: Ordered,
+    );
 }
 
 /// The files of the virtual directory `.agentfs/` at a view's root.
@@ -120,18 +144,61 @@ pub enum Notice {
     Readme,
     /// `*`, so that git ignores the directory.
     GitIgnore,
+    /// Units that are written into it are claimed; has the latest answer.
+    Claim,
+    /// Units that are written into it are given back; has the latest answer.
+    Release,
 }
 
 impl Notice {
     /// Every file with its name.
-    pub const ALL: [(Notice, &'static str); 6] = [
+    pub const ALL: [(Notice, &'static str); 8] = [
         (Notice::Whoami, "whoami"),
         (Notice::Locks, "locks"),
         (Notice::Waiting, "waiting"),
         (Notice::Explain, "explain"),
         (Notice::Readme, "README.md"),
         (Notice::GitIgnore, ".gitignore"),
+        (Notice::Claim, "claim"),
+        (Notice::Release, "release"),
     ];
+
+    /// Whether it takes orders: the others are for reading alone.
+    pub fn takes_orders(self) -> bool {
+        matches!(self, Self::Claim | Self::Release)
+    }
+}
+
+/// A path that a view shows in another version than before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shift {
+    /// Which.
+    pub path: RelPath,
+    /// What was there; none for nothing.
+    pub before: Option<FileKind>,
+    /// What is there now.
+    pub after: Option<FileKind>,
+}
+
+impl Shift {
+    /// The same as what has been done to the path.
+    pub fn action(&self) -> Action {
+        match (self.before, self.after) {
+            (None, _) => Action::Added,
+            (_, None) => Action::Deleted,
+            (before, after) if before == after => Action::Modified,
+            _ => Action::Retyped,
+        }
+    }
+}
+
+/// What came of moving a view to base's newest version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Advanced {
+    /// What it shows otherwise, by path.
+    pub shown: Vec<Shift>,
+    /// Where base has changed and the delta hides it: these may be conflicts.
+    pub covered: Vec<RelPath>,
 }
 
 /// What the owner of the state needs from a view. It never calls back into the gate.
@@ -143,6 +210,14 @@ pub trait ViewControl: Send + Sync + 'static {
     /// Moves `paths` (all, if none are given) to what base holds now: drops their pins and makes
     /// the kernel forget what it cached.
     fn sync(&self, paths: Option<&[RelPath]>) -> std::io::Result<()>;
+
+    /// Moves the whole view while it is used, and says what that changes. The kernel is told of
+    /// exactly that, soon: see [`ViewControl::settle`].
+    fn advance(&self) -> std::io::Result<Advanced>;
+
+    /// Waits until the kernel has heard of all that was changed, but never longer than a moment:
+    /// an operation may be waiting at the gate in a directory that the kernel needs for it.
+    fn settle(&self);
 
     /// After `paths` of the delta (all that is not scratch, if none are given) have become part of
     /// base, or were discarded: removes them from the delta and makes the kernel forget what it

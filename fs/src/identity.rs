@@ -2,12 +2,11 @@
 //! that the user's own git has for the workspace, and with nothing else of the user's settings,
 //! which may hold credentials and name programs to run.
 
+use crate::git;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 /// Where git looks for it, below a home.
 const FILE: &str = ".gitconfig";
@@ -15,17 +14,13 @@ const FILE: &str = ".gitconfig";
 /// What is taken over from the user's settings, as a pattern of git-config(1).
 const TAKEN: &str = "^user\\.(name|email)$";
 
-/// Variables that would send git to another repository than the one it is asked about, as where
-/// a git hook has started the daemon.
-const MISLEADING: [&str; 3] = ["GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR"];
-
 /// Gives the home a git identity, owned by `owner`, unless the agent has settings of its own.
 /// Where the user has none, or no git, there is nothing to give. Blocks for one run of git.
 pub fn seed(home: &Path, root: &Path, owner: (u32, u32)) -> io::Result<()> {
     if home.join(FILE).symlink_metadata().is_ok() {
         return Ok(());
     }
-    let lines: String = ask(root)
+    let lines: String = git::settings(root, TAKEN, false)
         .iter()
         .filter_map(|(key, value)| {
             Some(format!("\t{} = {}\n", key.strip_prefix("user.")?, quoted(value)))
@@ -35,24 +30,6 @@ pub fn seed(home: &Path, root: &Path, owner: (u32, u32)) -> io::Result<()> {
         return Ok(());
     }
     write(home, &format!("[user]\n{lines}"), owner)
-}
-
-/// What the user's git says. It runs nothing for that, so that a repository of somebody else than
-/// the daemon is safe to ask about.
-fn ask(root: &Path) -> BTreeMap<String, String> {
-    let mut git = Command::new("git");
-    for name in MISLEADING {
-        git.env_remove(name);
-    }
-    let mut safe = std::ffi::OsString::from("safe.directory=");
-    safe.push(root);
-    git.arg("-c").arg(safe).arg("-C").arg(root).args(["config", "--null", "--get-regexp", TAKEN]);
-    let answer = git.stdin(Stdio::null()).stderr(Stdio::null()).output();
-    let said = answer.ok().and_then(|answer| String::from_utf8(answer.stdout).ok());
-    // Each is "key\nvalue\0"; where a key is set more than once, the last one counts.
-    let settings = said.unwrap_or_default();
-    let settings = settings.split('\0').filter_map(|setting| setting.split_once('\n'));
-    settings.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
 /// A value as git-config(1) wants it.
@@ -77,6 +54,7 @@ fn write(home: &Path, text: &str, (uid, gid): (u32, u32)) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, symlink};
+    use std::process::Command;
 
     /// A repository with an identity of its own, so that the machine's does not matter.
     fn repository(identity: &[(&str, &str)]) -> tempfile::TempDir {

@@ -3,20 +3,28 @@
 //! ```text
 //! STATE/journal.db              the journal
 //! STATE/daemon.log              what a daemon in the background has to say
+//! STATE/mountpoint              where the views of the daemon that serves, or that died, are
 //! STATE/agents/NAME/delta/      the agent's changes, in overlayfs's on-disk format
 //! STATE/agents/NAME/work/       overlayfs's work directory
-//! STATE/agents/NAME/pins/       old versions of base that the agent's view still shows
+//! STATE/agents/NAME/mounts/     work directories of the run's scratch mounts, by number
+//! STATE/agents/NAME/pins/       old versions of base that the agent's view still shows, and the
+//!                               snapshot of base's `.git` that its own `.git` is a delta over
 //! STATE/agents/NAME/home/       the agent's home
 //! STATE/agents/NAME/kept/       private `.git`s of runs whose changes are settled, by next run
+//! STATE/agents/NAME/trash/      what is about to be removed
+//! COMMON/agentfs/ID/NAME/       links to base's objects in its own git directory (COMMON), where
+//!                               STATE lies on another file system; ID is STATE's own name
 //! ```
 
 use crate::view::Owner;
 use agentfs_api::Workspace;
-use agentfs_core::{AgentName, RunId};
+use agentfs_core::AgentName;
 use rustix::fs::{Gid, Uid};
+use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// `nobody` and `nogroup`: who runs as root's agent when nobody better is known.
@@ -33,7 +41,13 @@ pub struct AgentDirs {
     pub pins: PathBuf,
     /// Its home.
     pub home: PathBuf,
-    kept: PathBuf,
+    /// Private `.git`s of earlier runs.
+    pub kept: PathBuf,
+    /// What is about to be removed.
+    pub trash: PathBuf,
+    /// All of it.
+    top: PathBuf,
+    mounts: PathBuf,
 }
 
 impl AgentDirs {
@@ -46,6 +60,9 @@ impl AgentDirs {
             pins: dir.join("pins"),
             home: dir.join("home"),
             kept: dir.join("kept"),
+            trash: dir.join("trash"),
+            mounts: dir.join("mounts"),
+            top: dir,
         }
     }
 
@@ -61,21 +78,60 @@ impl AgentDirs {
         Ok(())
     }
 
-    /// Takes the private `.git` of earlier runs out of the delta, so that `run` begins with base's;
-    /// keeps it, because commits may be in it that are nowhere else (G4).
+    /// Makes empty work directories for `count` scratch mounts, and one to lie below those that
+    /// base has nothing for; what the last run's mounts have left there goes first. Says where
+    /// the layers are.
     ///
-    /// Only for an agent without pending changes and without a live run.
-    pub fn set_git_aside(&self, run: RunId) -> io::Result<()> {
-        let git = self.delta.join(".git");
-        match git.symlink_metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-            Ok(_) => {
-                make_private(&self.kept)?;
-                std::fs::rename(git, self.kept.join(format!("git-before-{run}")))
-            }
+    /// Only for an agent without a live run.
+    pub fn make_mounts(&self, count: usize) -> io::Result<&Path> {
+        remove_work(&self.mounts)?;
+        if count > 0 {
+            make_private(&self.mounts.join("empty"))?;
+        }
+        for number in 0..count {
+            make_private(&self.mounts.join(number.to_string()))?;
+        }
+        Ok(&self.top)
+    }
+}
+
+/// Removes the work directories that kernel overlayfs has used. It leaves directories in them that
+/// nobody may read, not even their owner.
+fn remove_work(dir: &Path) -> io::Result<()> {
+    match std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    }
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_work(&entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
         }
     }
+    std::fs::remove_dir(dir)
+}
+
+/// Where the daemon that serves the workspace has its views, or had them when it was killed: the
+/// next one takes them away there, and serves live runs where their processes look for them.
+pub fn noted_mountpoint(workspace: &Workspace) -> Option<PathBuf> {
+    let path = std::fs::read(mountpoint_note(workspace)).ok()?;
+    Some(PathBuf::from(OsString::from_vec(path))).filter(|path| path.is_absolute())
+}
+
+/// Notes where views are.
+pub fn note_mountpoint(workspace: &Workspace, mountpoint: &Path) -> io::Result<()> {
+    std::fs::write(mountpoint_note(workspace), mountpoint.as_os_str().as_bytes())
+}
+
+/// No views are there any more.
+pub fn forget_mountpoint(workspace: &Workspace) -> io::Result<()> {
+    std::fs::remove_file(mountpoint_note(workspace))
+}
+
+fn mountpoint_note(workspace: &Workspace) -> PathBuf {
+    workspace.state_dir.join("mountpoint")
 }
 
 /// Makes `dir`, and what is missing above it, for its owner alone.

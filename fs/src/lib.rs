@@ -4,11 +4,13 @@
 //! meets, `watch.rs` hears of changes in base, `service/` owns the state, `store/` keeps it, `changeset/` turns deltas into changes of
 //! base, `server/` answers the control API, `commands/` is the program's command line.
 
+pub mod attendant;
 pub mod changeset;
 pub mod clock;
 pub mod commands;
 pub mod fuse;
 pub mod gate;
+pub mod git;
 pub mod identity;
 pub mod layout;
 pub mod process;

@@ -41,9 +41,44 @@ pub fn inside(
     env
 }
 
+/// Has git take the repository at `worktree`, which is around the view and so on another file
+/// system, for the one to use and for one of the user's own, whoever owns it.
+pub fn let_git_find(env: &mut Vec<(OsString, OsString)>, worktree: &Path) {
+    const ACROSS: &str = "GIT_DISCOVERY_ACROSS_FILESYSTEM";
+    const COUNT: &str = "GIT_CONFIG_COUNT";
+    let counted = env.iter().position(|(name, _)| name == COUNT);
+    let count = counted.and_then(|at| env.swap_remove(at).1.to_str()?.parse().ok()).unwrap_or(0u32);
+    env.retain(|(name, _)| name != ACROSS);
+    env.push((ACROSS.into(), "1".into()));
+    env.push((COUNT.into(), (count + 1).to_string().into()));
+    env.push((format!("GIT_CONFIG_KEY_{count}").into(), "safe.directory".into()));
+    env.push((format!("GIT_CONFIG_VALUE_{count}").into(), worktree.into()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn git_finds_one_directory_more() {
+        let mut env = Vec::new();
+        let_git_find(&mut env, Path::new("/a"));
+        let_git_find(&mut env, Path::new("/b"));
+        env.sort();
+        let text: Vec<String> =
+            env.iter().map(|(k, v)| format!("{}={}", k.display(), v.display())).collect();
+        assert_eq!(
+            text,
+            [
+                "GIT_CONFIG_COUNT=2",
+                "GIT_CONFIG_KEY_0=safe.directory",
+                "GIT_CONFIG_KEY_1=safe.directory",
+                "GIT_CONFIG_VALUE_0=/a",
+                "GIT_CONFIG_VALUE_1=/b",
+                "GIT_DISCOVERY_ACROSS_FILESYSTEM=1",
+            ]
+        );
+    }
 
     #[test]
     fn the_users_environment_passes_without_the_ways_out() {

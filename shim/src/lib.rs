@@ -3,7 +3,8 @@
 //! A run goes through three forms, each in a module of its own: what to confine ([`spec`], looks
 //! at the host), a list of steps ([`plan`], pure), and their execution ([`apply`], one file per
 //! mechanism, in a process of its own). [`sandbox`] is the outer side of that process, with the
-//! user's [`terminal`] and [`signals`]; [`run`] ties them to the daemon.
+//! user's [`terminal`] and [`signals`]; [`run`] ties them to the daemon, and [`keeper`] to the next
+//! one if it dies.
 //!
 //! It never decides about locks or versions: that is the daemon's. And it never runs a command
 //! in less than the whole sandbox: where a layer can't be had it refuses and says why.
@@ -12,6 +13,7 @@ pub mod apply;
 pub mod cli;
 pub mod env;
 pub mod error;
+pub mod keeper;
 pub mod plan;
 pub mod probe;
 pub mod run;
@@ -35,6 +37,9 @@ pub fn run() -> ExitCode {
     // Not for people, and in a hurry: it does not go through the command line's parser.
     if arguments.get(1).is_some_and(|verb| verb == "sandbox") {
         return apply::inner(&arguments[2..]);
+    }
+    if arguments.get(1).is_some_and(|verb| verb == "reattach") {
+        return apply::reattach::inner(&arguments[2..]);
     }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,

@@ -7,6 +7,8 @@
 
 use crate::env::SOCKET_INSIDE;
 use crate::spec::{Identity, Spec, SystemEntry};
+use agentfs_api::types::ScratchOwner;
+use agentfs_core::RelPath;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,8 @@ pub struct Plan {
     pub user_namespace: Option<(u32, u32)>,
     /// Build the new root by these, in order.
     pub steps: Vec<Step>,
+    /// What is mounted over the view after that, in a namespace of its own.
+    pub scratch: Option<Scratch>,
     /// Become this user and group; none if the caller is already who it shall be.
     pub become_user: Option<(u32, u32)>,
     /// What Landlock allows, beside reading and executing everything that is mounted.
@@ -32,6 +36,32 @@ pub struct Plan {
     pub argv: Vec<OsString>,
     /// Its environment.
     pub env: Vec<(OsString, OsString)>,
+}
+
+/// Scratch directories, to be mounted over the view where they are in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scratch {
+    /// Base outside, and the view inside: both are at the repository's own path.
+    pub root: PathBuf,
+    /// Where the upper layers are: see [`agentfs_api::types::ScratchMounts`].
+    pub layers: PathBuf,
+    /// Whether the format's attributes are those that everyone may set.
+    pub user_format: bool,
+    /// Whose files are to be shown as whose.
+    pub owner: Option<ScratchOwner>,
+    /// The directories.
+    pub directories: Vec<Overlay>,
+}
+
+/// One scratch directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// Where.
+    pub path: RelPath,
+    /// Which work directory is its own.
+    pub number: usize,
+    /// Whether base's directory shows below the delta's.
+    pub over_base: bool,
 }
 
 /// One step of building the new root. Paths named `at` are inside, `from` outside.
@@ -134,10 +164,12 @@ impl Plan {
             Identity::Rootless { uid, gid } => (Some((uid, gid)), None),
             Identity::Become { uid, gid } => (None, Some((uid, gid))),
         };
+        let steps = steps(spec);
         Self {
             agent: spec.agent.to_string(),
             user_namespace,
-            steps: steps(spec),
+            scratch: scratch(spec, &steps),
+            steps,
             become_user,
             writable: writable(spec),
             stdio,
@@ -157,7 +189,8 @@ fn steps(spec: &Spec) -> Vec<Step> {
     steps.extend(spec.secrets.iter().map(|at| Step::Mask { at: at.clone() }));
     let shown = |hidden: &&PathBuf| {
         let system = spec.system.iter().map(SystemEntry::path);
-        let mut visible = system.chain(spec.tools.iter().map(PathBuf::as_path));
+        let places = spec.places.iter().map(|place| place.at.as_path());
+        let mut visible = system.chain(spec.tools.iter().map(PathBuf::as_path)).chain(places);
         visible.any(|dir| hidden.starts_with(dir)) || hidden.starts_with(&spec.root)
     };
     steps.extend(spec.hidden.iter().filter(shown).map(|at| Step::Mask { at: at.clone() }));
@@ -166,10 +199,39 @@ fn steps(spec: &Spec) -> Vec<Step> {
         spec.home_alias.iter().map(|at| Step::Link { at: at.clone(), to: spec.user_home.clone() }),
     );
     steps.push(writable_bind(&spec.view, &spec.root));
+    steps.extend(spec.places.iter().map(|place| {
+        let (access, otherwise) = if place.writable {
+            (Access::Writable, Otherwise::Refuse)
+        } else {
+            (Access::ReadOnly, Otherwise::Skip)
+        };
+        Step::Bind { from: place.from.clone(), at: place.at.clone(), access, otherwise }
+    }));
     steps.push(writable_bind(&spec.socket, Path::new(SOCKET_INSIDE)));
     steps.sort_by_key(|step| step.at().components().count());
     steps.push(Step::SealRoot);
     steps
+}
+
+/// The scratch directories but for those that would cover something of the sandbox's own.
+fn scratch(spec: &Spec, steps: &[Step]) -> Option<Scratch> {
+    let mounts = spec.scratch.as_ref()?;
+    let covers = |path: &RelPath| {
+        let at = spec.root.join(path.to_path_buf());
+        steps.iter().any(|step| step.at().starts_with(&at))
+    };
+    let all = mounts.directories.iter().enumerate().map(|(number, one)| Overlay {
+        path: one.path.clone(),
+        number,
+        over_base: one.over_base,
+    });
+    Some(Scratch {
+        root: spec.root.clone(),
+        layers: mounts.layers.clone(),
+        user_format: mounts.user_format,
+        owner: mounts.owner,
+        directories: all.filter(|one| !covers(&one.path)).collect(),
+    })
 }
 
 fn system(spec: &Spec) -> Vec<Step> {
@@ -208,14 +270,18 @@ fn devices() -> impl Iterator<Item = Step> {
 ///
 /// A Landlock rule belongs to an inode, and the top of a FUSE view gets a new one when the daemon
 /// mounts it again; its parent directory here does not. So the rule for the view is on the
-/// parent, which is empty but for the view, read-only, or the home. A repository directly below
+/// parent, which is empty but for the view, read-only, or the home; so for each writable place of
+/// the repository's, which is served as the view is. A repository directly below
 /// `/` has the rule itself, because one on `/` would allow writing everywhere.
 fn writable(spec: &Spec) -> Vec<PathBuf> {
-    let parent = spec.root.parent().filter(|parent| *parent != Path::new("/"));
-    let view = parent.unwrap_or(&spec.root);
+    let places = spec.places.iter().filter(|place| place.writable).map(|place| &place.at);
+    let served = std::iter::once(&spec.root).chain(places).map(|at| {
+        let parent = at.parent().filter(|parent| *parent != Path::new("/"));
+        parent.unwrap_or(at)
+    });
     let own = ["/dev", "/proc", "/run", "/tmp", "/var/tmp"].into_iter().map(Path::new);
     let mut all: Vec<PathBuf> =
-        own.chain([spec.user_home.as_path(), view]).map(Path::to_owned).collect();
+        own.chain([spec.user_home.as_path()]).chain(served).map(Path::to_owned).collect();
     all.sort();
     all.dedup();
     all
@@ -252,6 +318,7 @@ impl Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agentfs_api::types::{ScratchDirectory, ScratchMounts};
     use agentfs_core::RunId;
 
     fn spec(root: &str) -> Spec {
@@ -277,6 +344,8 @@ mod tests {
             tools: vec!["/home/u/.cargo".into()],
             secrets: vec!["/home/u/.cargo/credentials.toml".into()],
             hidden: vec!["/state".into()],
+            scratch: None,
+            places: Vec::new(),
         }
     }
 
@@ -332,6 +401,24 @@ mod tests {
     }
 
     #[test]
+    fn scratch_never_covers_what_the_sandbox_shows() {
+        let mut spec = spec("/repo");
+        spec.user_home = "/repo/homes/u".into();
+        let directory =
+            |path: &str| ScratchDirectory { path: path.parse().unwrap(), over_base: true };
+        spec.scratch = Some(ScratchMounts {
+            layers: "/state/agents/alice".into(),
+            user_format: false,
+            owner: None,
+            directories: ["target", "homes", "a/b"].map(directory).into(),
+        });
+        let scratch = Plan::of(&spec, Stdio::Inherited).scratch.unwrap();
+        let mounted: Vec<(String, usize)> =
+            scratch.directories.iter().map(|one| (one.path.to_string(), one.number)).collect();
+        assert_eq!(mounted, [("target".to_owned(), 0), ("a/b".to_owned(), 2)]);
+    }
+
+    #[test]
     fn secrets_are_masked_after_the_tool_that_has_them() {
         let plan = Plan::of(&spec("/home/u/repo"), Stdio::Inherited);
         let mask = Step::Mask { at: "/home/u/.cargo/credentials.toml".into() };
@@ -361,6 +448,37 @@ mod tests {
         for root in ["/repo", "/srv/repo", "/home/u/repo"] {
             assert!(!writable(root).contains(&"/".into()), "{root}");
         }
+    }
+
+    #[test]
+    fn a_repository_around_the_workspace_is_read_only_but_for_its_git_directory() {
+        let mut spec = spec("/srv/repo/sub");
+        let place = |from: &str, at: &str, writable| agentfs_api::types::Place {
+            from: from.into(),
+            at: at.into(),
+            writable,
+        };
+        spec.places = vec![
+            place("/srv/repo", "/srv/repo", false),
+            place("/state/views/alice/.git-above", "/srv/repo/.git", true),
+        ];
+        spec.hidden = vec!["/srv/repo/state".into()];
+        let plan = Plan::of(&spec, Stdio::Inherited);
+        let access = |at: &str| match &plan.steps[position(&plan.steps, at)] {
+            Step::Bind { access, .. } => *access,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(access("/srv/repo"), Access::ReadOnly);
+        assert_eq!(access("/srv/repo/.git"), Access::Writable);
+        assert_eq!(access("/srv/repo/sub"), Access::Writable);
+        let around = position(&plan.steps, "/srv/repo");
+        assert!(
+            ["/srv/repo/.git", "/srv/repo/sub"]
+                .iter()
+                .all(|inner| around < position(&plan.steps, inner))
+        );
+        assert!(plan.steps.contains(&Step::Mask { at: "/srv/repo/state".into() }));
+        assert!(plan.writable.contains(&"/srv/repo".into()));
     }
 
     #[test]

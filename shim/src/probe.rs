@@ -5,18 +5,19 @@
 
 use crate::apply::probe as trial;
 use crate::error::SandboxError;
-use crate::plan::{Plan, Stdio};
+use crate::plan::{Overlay, Plan, Scratch, Stdio};
 use crate::run::RunError;
 use crate::sandbox::{Ended, Sandbox};
 use crate::signals::Signals;
 use crate::spec::Spec;
-use agentfs_api::types::{Check, StartedRun, Verdict};
+use agentfs_api::Workspace;
+use agentfs_api::types::{Check, ScratchOwner, StartedRun, Verdict};
 use agentfs_core::config::Span;
 use agentfs_core::machine::Exit;
-use agentfs_core::{AgentName, RunId};
+use agentfs_core::{AgentName, RelPath, RunId};
 use procfs::process::Process;
 use std::io;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ pub fn all() -> Vec<Check> {
         },
         seccomp(trial::seccomp()),
         cgroups(&hierarchies()),
+        scratch(try_scratch()),
         sandbox(try_sandbox()),
     ]
 }
@@ -245,6 +247,54 @@ fn sandbox(tried: Result<Ended, RunError>) -> Check {
     }
 }
 
+fn scratch(tried: io::Result<Result<(), SandboxError>>) -> Check {
+    let name = "scratch";
+    let limited = |why: String| {
+        let finding = format!("can't be mounted ({why}): views serve it, right but slower");
+        let remedy = "keep the state directory (AGENTFS_STATE_DIR) on ext4, xfs or btrfs, with Linux 5.19 or newer";
+        check(name, Verdict::Limited, finding, Some(remedy.to_owned()))
+    };
+    match tried {
+        Ok(Ok(())) => ok(name, "build directories can be mounted by kernel overlayfs"),
+        Ok(Err(error)) => limited(error.to_string()),
+        Err(error) => limited(error.to_string()),
+    }
+}
+
+/// Makes the layers of a workspace with one scratch directory where states are kept, and mounts it.
+fn try_scratch() -> io::Result<Result<(), SandboxError>> {
+    let mut place = tempfile::Builder::new();
+    place.prefix("agentshim-probe-");
+    let here = std::env::current_dir().ok().and_then(|dir| Workspace::containing(&dir).ok());
+    let states = here.and_then(|it| Some(it.state_dir.parent()?.to_owned()));
+    let directory = match states.and_then(|dir| place.tempdir_in(dir).ok()) {
+        Some(directory) => directory,
+        None => place.tempdir()?,
+    };
+    let top = directory.path().canonicalize()?;
+    for name in ["base/target", "layers/delta/target", "layers/mounts/0"] {
+        std::fs::create_dir_all(top.join(name))?;
+    }
+    let root = nix::unistd::geteuid().is_root();
+    let target = Overlay {
+        path: RelPath::from_bytes(b"target").map_err(io::Error::other)?,
+        number: 0,
+        over_base: true,
+    };
+    let tried = trial::scratch(&Scratch {
+        root: top.join("base"),
+        layers: top.join("layers"),
+        user_format: !root,
+        owner: root.then_some(ScratchOwner { host: (0, 0), shown: NOBODY }),
+        directories: vec![target],
+    });
+    // Overlayfs leaves a directory there that nobody may read; none if it was not mounted.
+    let left = top.join("layers/mounts/0/work");
+    let _ = std::fs::set_permissions(left, std::fs::Permissions::from_mode(0o700));
+    directory.close()?;
+    Ok(tried)
+}
+
 /// Builds a whole sandbox and runs `true` in it; a plain directory stands for the view.
 fn try_sandbox() -> Result<Ended, RunError> {
     let signals = Signals::take().map_err(RunError::Signals)?;
@@ -252,7 +302,7 @@ fn try_sandbox() -> Result<Ended, RunError> {
     let started = place.started()?;
     let spec = Spec::gather(&started, vec!["true".into()], &[])?;
     let sandbox = Sandbox::launch(&Plan::of(&spec, Stdio::Inherited))?;
-    Ok(sandbox.supervise(&signals)?)
+    Ok(sandbox.supervise(&signals, |_| {})?)
 }
 
 /// Everything that a sandbox shows of a workspace, empty; gone when dropped.
@@ -295,6 +345,8 @@ impl Place {
             socket: self.top.join("sockets/probe"),
             run_as: self.run_as,
             heartbeat: Span(Duration::from_secs(10)),
+            scratch: None,
+            places: Vec::new(),
         })
     }
 }

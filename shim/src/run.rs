@@ -3,12 +3,13 @@
 use crate::cli::{Confine, Run};
 use crate::env::SOCKET_INSIDE;
 use crate::error::SandboxError;
+use crate::keeper::{self, Keeper};
 use crate::plan::{Plan, Stdio};
 use crate::sandbox::{Ended, Sandbox};
 use crate::signals::{Interrupted, Signals};
 use crate::spec::{Spec, SpecError};
 use crate::{summary, terminal};
-use agentfs_api::types::{EndRun, RunSummary, StartRun, StartedRun};
+use agentfs_api::types::{EndRun, RunSummary, StartRun, StartedRun, Unmounted};
 use agentfs_api::{ApiError, Client, LocateError, Workspace};
 use agentfs_core::machine::Exit;
 use agentfs_core::unit::InvalidUnit;
@@ -18,8 +19,6 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc;
-use std::time::Duration;
 
 /// The exit status of failures that are not the command's.
 const OWN_FAILURE: u8 = 125;
@@ -141,10 +140,23 @@ pub fn run(args: Run) -> Result<ExitCode, RunError> {
     if !args.quiet {
         anstream::eprintln!("{}", summary::start(&started));
     }
-    let heartbeat = Heartbeat::start(client.clone(), started.run, started.heartbeat.0);
-    let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals);
-    drop(heartbeat);
-    let report = end(&client, started.run, ended.as_ref(), args.quiet, args.json);
+    let tell = |directories| {
+        if let Err(error) = client.unmounted(started.run, &Unmounted { directories }) {
+            tracing::warn!(%error, "the daemon did not hear that scratch is not mounted");
+        }
+    };
+    let keeper = Keeper::start(client.clone(), workspace.clone(), started.clone());
+    let ended = keeper.map_err(|cause| SandboxError::Start(cause).into()).and_then(|keeper| {
+        let private = private(&workspace);
+        confined(&started, args.argv.clone(), &private, &signals, Some(&keeper), tell)
+    });
+    let mut report = end(&client, started.run, ended.as_ref(), args.quiet, args.json);
+    // Also where the daemon was killed while it was asked.
+    let unheard = matches!(report, Err(ApiError::NoDaemon(_) | ApiError::Transport(_)));
+    if unheard && keeper::was_killed(&workspace) {
+        report = Client::connect_or_start(&workspace)
+            .and_then(|client| end(&client, started.run, ended.as_ref(), args.quiet, args.json));
+    }
     let code = exit_code(&args.argv, ended);
     if let Err(error) = report {
         anstream::eprintln!(
@@ -163,7 +175,12 @@ pub fn confine(args: &Confine) -> Result<ExitCode, RunError> {
     let started: StartedRun =
         serde_json::from_slice(&json).map_err(|error| wrong(error.to_string()))?;
     let workspace = Workspace::at(&started.root)?;
-    let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals);
+    let tell = |unmounted: Vec<(RelPath, String)>| {
+        for (path, why) in unmounted {
+            anstream::eprintln!("agentshim: {path} is not mounted past the view: {why}");
+        }
+    };
+    let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals, None, tell);
     exit_code(&args.argv, ended)
 }
 
@@ -183,6 +200,8 @@ fn confined(
     argv: Vec<OsString>,
     private: &[PathBuf],
     signals: &Signals,
+    keeper: Option<&Keeper>,
+    unmounted: impl FnMut(Vec<(RelPath, String)>),
 ) -> Result<Ended, RunError> {
     let spec = Spec::gather(started, argv, private)?;
     let stdio = if terminal::is_interactive() {
@@ -191,7 +210,10 @@ fn confined(
         Stdio::Inherited
     };
     let sandbox = Sandbox::launch(&Plan::of(&spec, stdio))?;
-    Ok(sandbox.supervise(signals)?)
+    if let Some(keeper) = keeper {
+        keeper.knows(sandbox.process().map_err(SandboxError::Start)?);
+    }
+    Ok(sandbox.supervise(signals, unmounted)?)
 }
 
 /// Tells the daemon how it ended, and the user what that means.
@@ -249,53 +271,16 @@ fn claims(texts: &[String], workspace: &Workspace, cwd: &Path) -> Result<Vec<Wor
 }
 
 fn claim(text: &str, workspace: &Workspace, cwd: &Path) -> Result<WorkUnit, RunError> {
-    let unit: Result<WorkUnit, InvalidUnit> = text.parse();
-    let make: fn(RelPath) -> WorkUnit = match unit {
-        Ok(unit @ (WorkUnit::Process(_) | WorkUnit::Resource(_))) => return Ok(unit),
-        // A path that is wrong from the root may be right from here.
-        Ok(_) | Err(InvalidUnit::Path(_)) if text.ends_with('/') => WorkUnit::Dir,
-        Ok(_) | Err(InvalidUnit::Path(_)) => WorkUnit::File,
-        Err(other) => return Err(other.into()),
+    let locate = |_: &[u8]| {
+        let outside =
+            || RunError::ClaimOutside { claim: text.to_owned(), root: workspace.root.clone() };
+        workspace.relative(cwd, Path::new(text)).ok_or_else(outside)
     };
-    match workspace.relative(cwd, Path::new(text)) {
-        Some(path) if path == RelPath::root() => Ok(WorkUnit::Dir(path)),
-        Some(path) => Ok(make(path)),
-        None => {
-            Err(RunError::ClaimOutside { claim: text.to_owned(), root: workspace.root.clone() })
-        }
-    }
-}
-
-/// Tells the daemon that the run lives, from a thread of its own, until it is dropped.
-struct Heartbeat {
-    stop: Option<mpsc::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Heartbeat {
-    fn start(client: Client, run: RunId, every: Duration) -> Self {
-        let (stop, stopped) = mpsc::channel::<()>();
-        let every = every.max(Duration::from_millis(100));
-        let thread = std::thread::spawn(move || {
-            while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(every) {
-                // A daemon that restarts misses some of these and takes the next one.
-                if let Err(error) = client.heartbeat(run) {
-                    tracing::warn!(%error, "the daemon did not take a heartbeat");
-                }
-            }
-        });
-        Self { stop: Some(stop), thread: Some(thread) }
-    }
-}
-
-impl Drop for Heartbeat {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // It panics nowhere; if it did, the run's end is still to be reported.
-            let _ = thread.join();
-        }
-    }
+    let is_dir = |path: &RelPath| {
+        let on_disk = workspace.root.join(path.to_path_buf());
+        on_disk.symlink_metadata().is_ok_and(|entry| entry.is_dir())
+    };
+    WorkUnit::typed(text.as_bytes(), locate, is_dir)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::plan::Plan;
 use crate::signals::Signals;
 use crate::terminal::{RawMode, Relay, copy_size};
 use crate::wire::{Channel, FromInit, ToInit};
+use agentfs_core::RelPath;
 use agentfs_core::machine::Exit;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -33,6 +34,8 @@ pub enum Ended {
 pub struct Sandbox {
     inner: Child,
     channel: Channel,
+    /// Scratch directories that are not mounted, as far as they are told.
+    unmounted: Vec<(RelPath, String)>,
 }
 
 impl Sandbox {
@@ -56,13 +59,25 @@ impl Sandbox {
                 .args(handover.arguments())
                 .env_clear()
                 .spawn()?;
-            Ok(Self { inner, channel: ours })
+            Ok(Self { inner, channel: ours, unmounted: Vec::new() })
         };
         launch().map_err(SandboxError::Start)
     }
 
-    /// Stays until the command and everything that came from it has ended. Blocks.
-    pub fn supervise(mut self, signals: &Signals) -> Result<Ended, SandboxError> {
+    /// The inner process, which is in the sandbox's user and mount namespaces.
+    pub fn process(&self) -> io::Result<OwnedFd> {
+        let pid = i32::try_from(self.inner.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = pid.ok_or(io::ErrorKind::NotFound)?;
+        Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+    }
+
+    /// Stays until the command and everything that came from it has ended. Blocks. Tells
+    /// `unmounted` of the scratch directories that are not mounted, and why.
+    pub fn supervise(
+        mut self,
+        signals: &Signals,
+        mut unmounted: impl FnMut(Vec<(RelPath, String)>),
+    ) -> Result<Ended, SandboxError> {
         let mut terminal = None;
         let ended = loop {
             let ready = wait(&self.channel, signals, terminal.as_ref())
@@ -74,7 +89,7 @@ impl Sandbox {
                 self.pass_on(signal, terminal.as_ref());
             }
             if ready.channel.intersects(READABLE)
-                && let Some(ended) = self.listen(&mut terminal)?
+                && let Some(ended) = self.listen(&mut terminal, &mut unmounted)?
             {
                 break ended;
             }
@@ -88,11 +103,25 @@ impl Sandbox {
     }
 
     /// Receives one message and acts on it; gives the end, if it says that.
-    fn listen(&mut self, terminal: &mut Option<Terminal>) -> Result<Option<Ended>, SandboxError> {
+    fn listen(
+        &mut self,
+        terminal: &mut Option<Terminal>,
+        unmounted: &mut impl FnMut(Vec<(RelPath, String)>),
+    ) -> Result<Option<Ended>, SandboxError> {
         let message = self.channel.receive::<FromInit>().map_err(SandboxError::Start)?;
         match message {
             None => Err(SandboxError::Vanished),
             Some((FromInit::Failed(why), _)) => Err(SandboxError::Inside(why)),
+            Some((FromInit::Unmounted(path, why), _)) => {
+                self.unmounted.push((path, why));
+                Ok(None)
+            }
+            Some((FromInit::AllMounted, _)) => {
+                if !self.unmounted.is_empty() {
+                    unmounted(std::mem::take(&mut self.unmounted));
+                }
+                Ok(None)
+            }
             Some((FromInit::NotExecuted(errno), _)) => {
                 Ok(Some(Ended::NotExecuted(Errno::from_raw(errno))))
             }
@@ -211,7 +240,8 @@ fn stop_with_the_job(raw: &RawMode) {
     let _ = raw.again();
 }
 
-fn in_memory(plan: &Plan) -> io::Result<OwnedFd> {
+/// A file in memory that holds `plan`: command lines are visible to all.
+pub(crate) fn in_memory(plan: &impl serde::Serialize) -> io::Result<OwnedFd> {
     let mut file = std::fs::File::from(memfd_create(c"agentshim", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(&serde_json::to_vec(plan)?)?;
     file.rewind()?;

@@ -4,7 +4,7 @@
 //! nothing about mounts: [`crate::plan`] does, from these facts alone.
 
 use crate::env;
-use agentfs_api::types::StartedRun;
+use agentfs_api::types::{Place, ScratchMounts, StartedRun};
 use agentfs_core::{AgentName, RunId};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -45,8 +45,12 @@ pub struct Spec {
     pub tools: Vec<PathBuf>,
     /// Files and directories below `tools` that must not be readable.
     pub secrets: Vec<PathBuf>,
+    /// Scratch directories to be mounted past the view, where they can be.
+    pub scratch: Option<ScratchMounts>,
     /// Directories that must be reachable by no path: the daemon's state, views and sockets.
     pub hidden: Vec<PathBuf>,
+    /// What the workspace's repository needs and the view does not have.
+    pub places: Vec<Place>,
 }
 
 /// One entry at the top of the host's file system.
@@ -195,8 +199,15 @@ impl Spec {
             .filter(|path| tools.iter().any(|tool| path.starts_with(tool)) && path.exists())
             .collect();
         let shown_home = home_alias.as_deref().unwrap_or(&user_home);
+        let places = places(&started.places, &user_home);
+        let mut env =
+            env::inside(std::env::vars_os(), &started.agent, started.run, shown_home, &cwd);
+        // A worktree around the workspace is shown as it is: it belongs to whom it belongs outside.
+        for around in places.iter().filter(|place| started.root.starts_with(&place.at)) {
+            env::let_git_find(&mut env, &around.at);
+        }
         Ok(Self {
-            env: env::inside(std::env::vars_os(), &started.agent, started.run, shown_home, &cwd),
+            env,
             agent: started.agent.clone(),
             run: started.run,
             root: started.root.clone(),
@@ -213,6 +224,8 @@ impl Spec {
             tools,
             secrets,
             hidden,
+            scratch: started.scratch.clone(),
+            places,
         })
     }
 }
@@ -241,6 +254,15 @@ fn user_home(started: &StartedRun, variable: Option<OsString>) -> (PathBuf, Opti
         Ok(real) if real != named => (real, Some(named)),
         _ => (named, None),
     }
+}
+
+/// What may be shown of the places that the daemon has named: never the user's home, as where that
+/// is a repository itself. Then a git directory is of no use either.
+fn places(named: &[Place], user_home: &Path) -> Vec<Place> {
+    let reveals = |place: &Place| user_home.starts_with(&place.at);
+    let reveal = named.iter().any(reveals);
+    let may = |place: &&Place| !reveal || !(reveals(place) || place.writable);
+    named.iter().filter(may).cloned().collect()
 }
 
 /// The daemon's own directories, without those that others contain.
@@ -428,6 +450,16 @@ mod tests {
         );
         assert_eq!(needed("/home/u"), [""; 0]);
         assert_eq!(needed("/srv/x"), ["/srv/x"]);
+    }
+
+    #[test]
+    fn a_repository_around_the_home_is_not_shown() {
+        let place = |at: &str, writable| Place { from: at.into(), at: at.into(), writable };
+        let named = [place("/home", false), place("/home/.git", true), place("/objects", false)];
+        let shown = |home: &str| places(&named, Path::new(home));
+        assert_eq!(shown("/home/u"), [place("/objects", false)]);
+        assert_eq!(shown("/home"), [place("/objects", false)]);
+        assert_eq!(shown("/users/u"), named);
     }
 
     #[test]

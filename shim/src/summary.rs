@@ -45,6 +45,9 @@ pub fn end(summary: &RunSummary) -> String {
     for wait in &summary.waits {
         line(&mut text, format_args!("{YELLOW}waited:{YELLOW:#} {}", wait.text));
     }
+    for conflict in &summary.conflicts {
+        line(&mut text, format_args!("{RED}conflict:{RED:#} {}", conflict.text));
+    }
     outcome(&mut text, summary);
     text
 }
@@ -115,9 +118,9 @@ fn line(text: &mut String, content: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentfs_api::types::WaitRecord;
+    use agentfs_api::types::{ComingConflict, WaitRecord};
     use agentfs_core::changeset::ChangeSet;
-    use agentfs_core::{BaseVersion, RunId};
+    use agentfs_core::{BaseVersion, RunId, Timestamp};
 
     fn change(path: &str, action: Action, added: Option<u64>, removed: Option<u64>) -> Change {
         Change {
@@ -144,6 +147,7 @@ mod tests {
                 text: "src/a.rs was held by bob for 1.2 s".to_owned(),
             }],
             outcome,
+            conflicts: Vec::new(),
         }
     }
 
@@ -169,6 +173,21 @@ mod tests {
              agentctl diff alice\n  \
              agentctl apply alice\n"
         );
+    }
+
+    #[test]
+    fn conflicts_that_come_are_told_before_what_to_do() {
+        let changes = vec![change("a", Action::Modified, Some(1), Some(1))];
+        let mut one = summary(changes, Outcome::Pending { why: "manual".to_owned() });
+        one.conflicts.push(ComingConflict {
+            agent: "alice".parse().unwrap(),
+            path: "a".parse().unwrap(),
+            since: Timestamp(0),
+            author: None,
+            text: "alice's change to a will conflict".to_owned(),
+        });
+        let text = plain(&one);
+        assert!(text.contains("conflict: alice's change to a will conflict\npending: "), "{text}");
     }
 
     #[test]

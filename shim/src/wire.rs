@@ -1,6 +1,7 @@
 //! What the outer process and the sandbox's init say to one another, over a socket pair that no
 //! other process ever holds. One packet is one message, with at most one descriptor.
 
+use agentfs_core::RelPath;
 use agentfs_core::machine::Exit;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
@@ -27,6 +28,10 @@ pub enum ToInit {
 pub enum FromInit {
     /// No sandbox, and why.
     Failed(String),
+    /// This scratch directory is not mounted, and why: the view serves it.
+    Unmounted(RelPath, String),
+    /// No more of these will come.
+    AllMounted,
     /// The master of the sandbox's terminal comes with this message.
     Terminal,
     /// The command's file could not be executed: the errno.
@@ -37,8 +42,9 @@ pub enum FromInit {
     Ended(Exit),
 }
 
-/// The longest message; all are a few bytes but for the sentence of a failure.
-const LONGEST: usize = 16 * 1024;
+/// The longest message; all are a few bytes but for the sentence of a failure and for a path, each
+/// byte of which may take four.
+const LONGEST: usize = 32 * 1024;
 
 /// One end of the connection.
 #[derive(Debug)]

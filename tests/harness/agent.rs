@@ -125,6 +125,11 @@ impl Agent<'_> {
         self.running.signal(signal);
     }
 
+    /// What its `agentshim` has written to standard error so far.
+    pub fn stderr(&self) -> String {
+        self.running.stderr()
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn finish(self) -> Done {

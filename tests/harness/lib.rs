@@ -17,6 +17,7 @@ mod poll;
 mod process;
 mod requirements;
 mod said;
+mod storage;
 mod terminal;
 mod tree;
 mod world;

@@ -9,13 +9,19 @@ use std::sync::OnceLock;
 pub const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 
 /// The programs that the harness and the scenarios use, and the Debian packages that have them.
-const TOOLS: [(&str, &str); 10] = [
+const TOOLS: [(&str, &str); 16] = [
     ("bash", "bash"),
+    ("bindfs", "bindfs"),
     ("env", "coreutils"),
     ("fusermount3", "fuse3"),
     ("git", "git"),
+    ("inotifywait", "inotify-tools"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
     ("mount", "mount"),
     ("nsenter", "util-linux"),
+    ("pgrep", "procps"),
     ("python3", "python3"),
     ("setpriv", "util-linux"),
     ("setsid", "util-linux"),

@@ -86,13 +86,17 @@ fn a_stale_mountpoint_is_taken_over(world: &World) {
     world.fs("mount . ../views").ok();
     let mut alice = world.agent("alice").start("tell ready; await never");
     alice.hears("ready");
-    world.signal(world.status().pid, "KILL");
-    eventually("the view is stale", || {
-        let done = world.cmd(["ls", "../views/alice"]).run();
-        done.err().contains("Transport endpoint is not connected").then_some(())
-    });
+    // Stopped, so that the shim is gone before it can see to a new daemon.
+    let daemon = world.status().pid;
+    world.signal(daemon, "STOP");
     alice.signal("KILL");
     alice.finish().exits(137);
+    world.signal(daemon, "KILL");
+    eventually("the view is stale", || {
+        // A name that the kernel has not cached.
+        let done = world.cmd(["ls", "../views/alice/unseen"]).run();
+        done.err().contains("Transport endpoint is not connected").then_some(())
+    });
     world.fs("mount . ../views").ok();
     world.agent("alice").run("true").exits(0);
 }

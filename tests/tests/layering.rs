@@ -117,6 +117,14 @@ fn foreign_types_stay_at_the_edge() {
 }
 
 #[test]
+fn a_copy_of_a_repository_knows_no_views() {
+    for other in ["crate::view", "crate::service", "crate::fuse", "crate::gate", "crate::changeset"]
+    {
+        assert_eq!(users_of(other, "fs/src/git"), BTreeSet::new(), "{other}");
+    }
+}
+
+#[test]
 fn code_is_told_from_words() {
     assert!(says("use fuser::Config;", "fuser::"));
     assert!(says("    let x = fuser::mount();", "fuser::"));

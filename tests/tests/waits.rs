@@ -18,7 +18,42 @@ in_both_worlds!(
     a_directory_claim_holds_all_below_it,
     a_run_waits_for_its_claims_before_it_starts,
     units_are_claimed_and_released_by_hand,
+    what_was_let_through_unasked_is_held_all_the_same,
 );
+
+/// Where an agent is alone its gate lets it through without asking, and the owner hears later.
+fn what_was_let_through_unasked_is_held_all_the_same(world: &World) {
+    world.configure("wait = \"300ms\"\npublish = \"manual\"\n");
+    let mut alice = world.agent("alice").start(
+        "mkdir many; for n in $(seq 40); do echo alice >many/$n; done; echo alice >>src/a.txt
+        tell wrote; await more; echo alice >>docs/y; echo alice >>src/b.txt; tell again
+        await end; exit 0",
+    );
+    alice.hears("wrote");
+    let held = || -> Vec<String> {
+        let all = world.locks().into_iter().filter(|lock| lock.agent.as_str() == "alice");
+        all.map(|lock| lock.unit.to_string()).collect()
+    };
+    for n in 1..=40 {
+        assert!(held().contains(&format!("many/{n}")), "{:?}", held());
+    }
+    assert!(held().contains(&"src/a.txt".to_owned()));
+
+    let busy = "! echo bob >many/17 && ! echo bob >>src/a.txt && echo bob >docs/x; tell tried";
+    let mut bob = world.agent("bob").start(&format!("{busy}; await end; exit 0"));
+    bob.hears("tried");
+    assert_eq!(world.seen_by("bob", "docs/x"), "bob\n");
+    assert_eq!(world.seen_by("bob", "src/a.txt"), "alpha\n");
+    // Beside bob, alice is no longer alone everywhere, and goes on all the same.
+    alice.tells("more");
+    alice.hears("again");
+    assert!(held().contains(&"docs/y".to_owned()) && held().contains(&"src/b.txt".to_owned()));
+    alice.tells("end");
+    bob.tells("end");
+    alice.finish().exits(0);
+    bob.finish().exits(0);
+    assert_eq!(held().len(), 43, "{:?}", held());
+}
 
 fn the_second_writer_waits_and_goes_on_after_the_apply(world: &World) {
     let mut alice = world.agent("alice").start(HOLDER);

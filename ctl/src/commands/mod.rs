@@ -14,6 +14,7 @@ mod queue;
 mod recover;
 mod release;
 mod runs;
+mod sync;
 
 pub use agents::Agents;
 pub use apply::Apply;
@@ -29,6 +30,7 @@ pub use queue::Queue;
 pub use recover::Recover;
 pub use release::Release;
 pub use runs::Runs;
+pub use sync::Sync;
 
 use crate::cli::Global;
 use crate::error::Error;

@@ -7,13 +7,17 @@ use comfy_table::{Cell, Color};
 /// The most of a command that a table shows; `--json` has all of it.
 const COMMAND_CHARS: usize = 60;
 
-/// All agents, one a line.
+/// All agents, one a line; with the conflicts that come, where there are any.
 pub fn agents(agents: &[Agent], page: &Page) -> String {
-    let headings = ["AGENT", "STATE", "RUN", "LEASES", "CHANGED", "ACTIVE", "VIEW"];
+    let in_danger = agents.iter().any(|agent| agent.conflicts > 0);
+    let mut headings = vec!["AGENT", "STATE", "RUN", "LEASES", "CHANGED", "ACTIVE", "VIEW"];
+    if in_danger {
+        headings.insert(5, "CONFLICTS");
+    }
     let mut table = table(page, &headings);
     for agent in agents {
         let view = agent.view.as_ref().map(|path| path.display().to_string());
-        table.add_row([
+        let mut row = vec![
             Cell::new(&agent.name),
             state(agent.state),
             Cell::new(or_dash(agent.run)),
@@ -21,9 +25,18 @@ pub fn agents(agents: &[Agent], page: &Page) -> String {
             Cell::new(agent.changed),
             Cell::new(time::ago(page, agent.last_active)),
             Cell::new(printable(&or_dash(view))),
-        ]);
+        ];
+        if in_danger {
+            row.insert(5, conflicts(agent.conflicts));
+        }
+        table.add_row(row);
     }
     finished(&table, "no agents: run one by `agentshim run -- CMD`")
+}
+
+fn conflicts(count: usize) -> Cell {
+    let cell = Cell::new(count);
+    if count > 0 { cell.fg(Color::DarkRed) } else { cell }
 }
 
 fn state(state: AgentState) -> Cell {
@@ -134,19 +147,26 @@ mod tests {
 
     #[test]
     fn an_agent_says_what_it_does() {
-        let agent = Agent {
+        let mut agent = Agent {
             name: "bob".parse().unwrap(),
             state: AgentState::Waiting,
             run: None,
             view: None,
             leases: 2,
             changed: 3,
+            conflicts: 0,
             last_active: seconds(999),
         };
         assert_eq!(
-            plain(&agents(&[agent], &page())),
+            plain(&agents(&[agent.clone()], &page())),
             "AGENT  STATE    RUN  LEASES  CHANGED  ACTIVE  VIEW\n\
              bob    waiting  -    2       3        1s ago  -"
+        );
+        agent.conflicts = 1;
+        assert_eq!(
+            plain(&agents(&[agent], &page())),
+            "AGENT  STATE    RUN  LEASES  CHANGED  CONFLICTS  ACTIVE  VIEW\n\
+             bob    waiting  -    2       3        1          1s ago  -"
         );
     }
 

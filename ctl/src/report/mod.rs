@@ -11,6 +11,7 @@ pub mod locks;
 pub mod patch;
 pub mod recover;
 pub mod stat;
+pub mod sync;
 pub mod time;
 
 use agentfs_core::{Timestamp, WorkUnit};

@@ -4,7 +4,7 @@ use crate::locate::{LocateError, Workspace};
 use crate::types::{
     Agent, ClaimUnits, Claimed, Diff, EndRun, ErrorBody, ErrorCode, Explanation, Lock, LogEntry,
     Recoverable, ReleaseUnit, Released, Run, RunSummary, Settled, StartRun, StartedRun, Status,
-    Waiting,
+    SyncView, Synced, Unmounted, Waiting,
 };
 use agentfs_core::changeset::Conflict;
 use agentfs_core::{AgentName, RelPath, RunId};
@@ -188,6 +188,12 @@ impl Client {
         self.post("/v1/release", request)
     }
 
+    /// Moves a live view to base's newest version: the named agent's or, on an agent's own socket,
+    /// its own.
+    pub fn sync(&self, agent: Option<&AgentName>) -> Result<Synced, ApiError> {
+        self.post("/v1/sync", &SyncView { agent: agent.cloned() })
+    }
+
     /// Why something waits or was refused: about one path, or about everything.
     pub fn explain(
         &self,
@@ -213,6 +219,11 @@ impl Client {
     /// Says that a run lives.
     pub fn heartbeat(&self, run: RunId) -> Result<(), ApiError> {
         self.post(&format!("/v1/runs/{run}/heartbeat"), &())
+    }
+
+    /// Says which scratch directories of a run the view has to serve after all.
+    pub fn unmounted(&self, run: RunId, what: &Unmounted) -> Result<(), ApiError> {
+        self.post(&format!("/v1/runs/{run}/unmounted"), what)
     }
 
     /// Ends a run, and publishes its changes if the policy says so.

@@ -70,6 +70,9 @@ pub struct Status {
     pub waiting: usize,
     /// Agents with changes that are neither applied nor discarded.
     pub pending: usize,
+    /// Paths at which an apply would be refused now, over all agents.
+    #[serde(default)]
+    pub conflicts: usize,
     /// The configuration in force.
     pub config: Config,
     /// How views are served, e.g. "as root" or "rootless, by fusermount3".
@@ -177,6 +180,9 @@ pub struct Agent {
     pub leases: usize,
     /// Paths it has changed and not yet applied or discarded.
     pub changed: usize,
+    /// Paths among these at which an apply would be refused now.
+    #[serde(default)]
+    pub conflicts: usize,
     /// The last sign of life.
     pub last_active: Timestamp,
 }
@@ -214,7 +220,7 @@ pub struct Run {
     pub outcome: Option<Outcome>,
 }
 
-pub use agentfs_core::machine::Exit;
+pub use agentfs_core::machine::{Author, Exit, Moved};
 
 /// What became of a run's changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -275,6 +281,65 @@ pub struct StartedRun {
     pub run_as: Option<(u32, u32)>,
     /// How often to send a heartbeat.
     pub heartbeat: Span,
+    /// The scratch directories that can be mounted past the view; none if none.
+    #[serde(default)]
+    pub scratch: Option<ScratchMounts>,
+    /// What else the sandbox has to show for the repository to work.
+    #[serde(default)]
+    pub places: Vec<Place>,
+}
+
+/// Scratch directories to be mounted inside by kernel overlayfs, over the view: base's copy below,
+/// the agent's delta above. Where one can't be, the view serves it with the same meaning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScratchMounts {
+    /// The agent's own directory. In it is, of the directory at `PATH`, which is the Nth of the
+    /// list from 0: its upper layer `delta/PATH`, and its work directory `mounts/N`. An empty
+    /// lower layer is `mounts/empty`.
+    pub layers: PathBuf,
+    /// Whether the delta's attributes are `user.overlay.*` and not `trusted.overlay.*`.
+    pub user_format: bool,
+    /// Whose files are to be shown as whose, if that is different.
+    pub owner: Option<ScratchOwner>,
+    /// The directories, the most important first; none in another.
+    pub directories: Vec<ScratchDirectory>,
+}
+
+/// One directory of [`ScratchMounts`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScratchDirectory {
+    /// Where.
+    pub path: RelPath,
+    /// Whether base's directory shows below the delta's.
+    pub over_base: bool,
+}
+
+/// Users and groups that change places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScratchOwner {
+    /// The owner on the host: user and group.
+    pub host: (u32, u32),
+    /// Who the agent runs as.
+    pub shown: (u32, u32),
+}
+
+/// `POST /v1/runs/RUN/unmounted`: scratch that could not be mounted, so that the view serves it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unmounted {
+    /// Each with the reason.
+    pub directories: Vec<(RelPath, String)>,
+}
+
+/// A directory of the host that a sandbox shows, beside the view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Where it is outside.
+    pub from: PathBuf,
+    /// Where it is to be inside.
+    pub at: PathBuf,
+    /// Whether it can be written to; only what is private to the agent can.
+    #[serde(default)]
+    pub writable: bool,
 }
 
 /// `POST /v1/runs/RUN/end`.
@@ -299,6 +364,9 @@ pub struct RunSummary {
     pub waits: Vec<WaitRecord>,
     /// What became of the changes.
     pub outcome: Outcome,
+    /// Where base has changed under those that are still pending.
+    #[serde(default)]
+    pub conflicts: Vec<ComingConflict>,
 }
 
 /// One wait that has ended, or one refusal.
@@ -373,6 +441,44 @@ pub struct Settled {
     pub outcome: Outcome,
     /// The units that are free again.
     pub released: Vec<WorkUnit>,
+}
+
+/// `POST /v1/sync`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SyncView {
+    /// Whose view; an agent's own socket needs no name.
+    pub agent: Option<AgentName>,
+}
+
+/// The answer to [`SyncView`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Synced {
+    /// Whose view.
+    pub agent: AgentName,
+    /// The version of base that it was at.
+    pub from: BaseVersion,
+    /// The version that it is at now.
+    pub version: BaseVersion,
+    /// What it shows otherwise, by path.
+    pub moved: Vec<Moved>,
+    /// Where base has changed under the agent's own changes, which it goes on seeing.
+    pub conflicts: Vec<ComingConflict>,
+}
+
+/// A path at which an apply would be refused now, because base has changed under the change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComingConflict {
+    /// Whose change.
+    pub agent: AgentName,
+    /// Where.
+    pub path: RelPath,
+    /// When it was found.
+    pub since: Timestamp,
+    /// Whose apply changed base; none if somebody did by hand.
+    #[serde(default)]
+    pub author: Option<Author>,
+    /// One sentence.
+    pub text: String,
 }
 
 /// `GET /v1/explain?path=...`.

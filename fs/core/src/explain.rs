@@ -4,7 +4,7 @@
 
 use crate::ids::AgentName;
 use crate::locks::{Claim, Obstacle};
-use crate::machine::{ClaimEnd, Event, State};
+use crate::machine::{Author, ClaimEnd, Coming, Event, Read, State};
 use crate::path::RelPath;
 use crate::time::Timestamp;
 use crate::unit::WorkUnit;
@@ -105,14 +105,41 @@ pub fn deadlocked(agent: &AgentName, unit: &WorkUnit, cause: &str, circle: &[Age
 }
 
 /// A write based on a version that is not base's any more (G2).
-pub fn stale(agent: &AgentName, path: &RelPath, cause: &str) -> String {
+pub fn stale(agent: &AgentName, path: &RelPath, cause: &str, read: Read) -> String {
+    let why = match read {
+        Read::Unknown => format!(
+            "the daemon was replaced while {agent} ran, and can't know which version {agent} has read"
+        ),
+        Read::Never | Read::Version(_) => {
+            format!("base has a newer version than the one that {agent} has read")
+        }
+    };
     format!(
-        "{agent} was refused {path} ({cause}) with EAGAIN: base has a newer version than the one that {agent} has read; read {path} again, then write"
+        "{agent} was refused {path} ({cause}) with EAGAIN: {why}; read {path} again, then write"
+    )
+}
+
+/// An apply that would be refused now (G2).
+pub fn will_conflict(agent: &AgentName, path: &RelPath, coming: &Coming, now: Timestamp) -> String {
+    format!(
+        "{} ({} ago); look at both (`agentctl diff {agent}`), then redo the change or `agentctl discard {agent}`",
+        conflict_comes(agent, path, coming.author.as_ref()),
+        span(now.since(coming.since)),
+    )
+}
+
+fn conflict_comes(agent: &AgentName, path: &RelPath, author: Option<&Author>) -> String {
+    let by = author.map_or_else(
+        || "somebody has changed it in base by hand".to_owned(),
+        |author| format!("{} has applied another version ({})", author.agent, author.version),
+    );
+    format!(
+        "{agent}'s change to {path} will conflict: {by} since {agent} first wrote there, so an apply would be refused"
     )
 }
 
 /// Everything there is to say about `path` or `agent`, or about all: present waits first, then
-/// who holds what, then recent refusals and waits, newest first.
+/// conflicts that come, who holds what, then recent refusals and waits, newest first.
 pub fn explain(
     state: &State,
     path: Option<&RelPath>,
@@ -131,6 +158,10 @@ pub fn explain(
         .queue()
         .filter(|claim| about(&claim.agent, &claim.units))
         .map(|claim| waits(state, claim, now));
+    let coming = state
+        .coming()
+        .filter(|(who, path, _)| about(who, &[WorkUnit::File((*path).clone())]))
+        .map(|(who, path, coming)| will_conflict(who, path, coming, now));
     let held = state
         .locks
         .leases()
@@ -146,7 +177,7 @@ pub fn explain(
         .filter(|incident| about(&incident.agent, std::slice::from_ref(&incident.unit)))
         .take(20)
         .map(|incident| format!("{} ({} ago)", incident.text, span(now.since(incident.at))));
-    waiting.chain(held).chain(past).collect()
+    waiting.chain(coming).chain(held).chain(past).collect()
 }
 
 /// An entry of the journal in a sentence.
@@ -181,6 +212,15 @@ pub fn describe(event: &Event) -> String {
         Event::Pending { agent, why } => format!("{agent}'s changes stay pending: {why}"),
         Event::Discarded { agent } => format!("{agent}'s changes were discarded"),
         Event::DeltaCleared { agent } => format!("{agent}'s discarded files are gone"),
+        Event::Synced { agent, version, moved } => {
+            format!("{agent}'s view is at {version} now: {} moved", paths(moved.len()))
+        }
+        Event::ConflictComes { agent, path, author } => {
+            conflict_comes(agent, path, author.as_ref())
+        }
+        Event::ConflictGone { agent, path } => {
+            format!("{agent}'s change to {path} conflicts no more: base has the old version again")
+        }
         Event::Sealed { agent } => {
             format!("{agent}'s changes are sealed: kept, but without leases")
         }
@@ -205,6 +245,9 @@ pub fn whose(event: &Event) -> &AgentName {
         | Event::Pending { agent, .. }
         | Event::Discarded { agent }
         | Event::DeltaCleared { agent }
+        | Event::Synced { agent, .. }
+        | Event::ConflictComes { agent, .. }
+        | Event::ConflictGone { agent, .. }
         | Event::Sealed { agent } => agent,
     }
 }

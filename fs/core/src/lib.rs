@@ -18,8 +18,10 @@ pub mod machine;
 pub mod path;
 pub mod time;
 pub mod unit;
+pub mod unit_list;
 
 pub use ids::{AgentName, BaseVersion, ClaimId, RunId, Token};
 pub use path::RelPath;
 pub use time::Timestamp;
 pub use unit::{Mode, WorkUnit};
+pub use unit_list::UnitList;

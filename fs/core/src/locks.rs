@@ -192,6 +192,18 @@ impl LockTable {
         found
     }
 
+    /// Whether nobody but `agent` holds or wants anything that overlaps the directory `dir`.
+    pub fn is_alone(&self, agent: &AgentName, dir: &RelPath) -> bool {
+        let unit = WorkUnit::Dir(dir.clone());
+        let mine = |token: Token| {
+            let lease = self.leases.get(&token);
+            lease.is_none_or(|lease| lease.agent == *agent || !lease.unit.overlaps(&unit))
+        };
+        let wants = |claim: &Claim| claim.units.iter().any(|wanted| wanted.overlaps(&unit));
+        self.at_or_above(dir).chain(self.below(dir)).all(mine)
+            && !self.queue.values().any(|claim| claim.agent != *agent && wants(claim))
+    }
+
     fn holders_against<'a>(
         &'a self,
         agent: &'a AgentName,

@@ -39,6 +39,12 @@ pub enum InvalidUnit {
     /// The path in it is not one.
     #[error(transparent)]
     Path(#[from] InvalidPath),
+    /// The path in it is elsewhere.
+    #[error("{0} is outside the workspace; name a path in it")]
+    Outside(String),
+    /// A list that claims some units shared and others not.
+    #[error("one write claims all its units shared or none; write the others apart")]
+    MixedModes,
 }
 
 /// Whether a claim tolerates others on the same unit.
@@ -104,6 +110,26 @@ impl WorkUnit {
             (_, Self::File(path)) => self.covers_path(path),
             _ => self == other,
         }
+    }
+}
+
+impl WorkUnit {
+    /// The unit that people mean by `typed`: a name, or a path as `locate` understands it, which
+    /// is a directory if it is written or, as `is_dir` says, found as one.
+    pub fn typed<E: From<InvalidUnit>>(
+        typed: &[u8],
+        locate: impl FnOnce(&[u8]) -> Result<RelPath, E>,
+        is_dir: impl FnOnce(&RelPath) -> bool,
+    ) -> Result<Self, E> {
+        if typed.is_empty() {
+            return Err(InvalidUnit::Empty.into());
+        }
+        if typed.starts_with(b"proc:") || typed.starts_with(b"res:") {
+            return Ok(String::from_utf8_lossy(typed).parse()?);
+        }
+        let path = locate(typed)?;
+        let written = path.is_root() || typed.ends_with(b"/") || typed.ends_with(b"/.");
+        Ok(if written || is_dir(&path) { Self::Dir(path) } else { Self::File(path) })
     }
 }
 

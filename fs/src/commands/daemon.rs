@@ -12,8 +12,12 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+/// How long a daemon that was killed may take to be gone.
+const DYING: Duration = Duration::from_secs(3);
 
 /// What the process in the background says when it serves.
 pub(super) const READY: &str = "ready";
@@ -26,6 +30,7 @@ pub(super) fn serve(
     background: bool,
 ) -> Result<ExitCode, CommandError> {
     set_up_log(background);
+    raise_open_files();
     if background {
         // A session of its own, so that the terminal's end and its Ctrl-C do not reach it. Fails
         // only where it already leads one.
@@ -72,11 +77,24 @@ fn live(
     ended
 }
 
+/// Every file that is open in a view is open in the daemon too.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, ?current, "the limit of open files can't be raised");
+    }
+}
+
 fn set_up_log(background: bool) {
     let filter = EnvFilter::try_from_env("AGENTFS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A log on a full disk is no reason to end: that is what saying so on the same disk does.
+        .log_internal_errors(false)
         .with_ansi(!background)
         .with_target(false)
         .init();
@@ -130,6 +148,7 @@ impl Daemon {
         // Asked by the API, the owner has stopped already, and says so.
         let _ = self.service.ask(|owner| owner.stop(true)).await;
         self.server.shut_down();
+        let _ = layout::forget_mountpoint(&self.workspace);
         let _ = std::fs::remove_dir_all(self.workspace.runtime_dir.join("agents"));
         let _ = std::fs::remove_file(self.workspace.operator_socket());
         tracing::info!("ended");
@@ -150,12 +169,16 @@ fn prepare(workspace: &Workspace, mountpoint: &Path) -> Result<OwnedFd, CommandE
     if !workspace.runtime_dir_is_ours() {
         return Err(CommandError::NotOurs(workspace.runtime_dir.clone()));
     }
-    for view in views_under(mountpoint) {
+    let before = layout::noted_mountpoint(workspace).filter(|noted| noted != mountpoint);
+    let left = before.iter().map(PathBuf::as_path).chain([mountpoint]).flat_map(views_under);
+    for view in left {
         tracing::info!(view = %view.display(), "unmounting what an earlier daemon left");
         fuse::detach(&view).map_err(CommandError::io("unmount", &view))?;
     }
     layout::make_private(mountpoint).map_err(CommandError::io("make the directory", mountpoint))?;
     refuse_busy(mountpoint, workspace)?;
+    layout::note_mountpoint(workspace, mountpoint)
+        .map_err(CommandError::io("note the mountpoint in", &workspace.state_dir))?;
     Ok(lock)
 }
 
@@ -166,23 +189,25 @@ fn lock(workspace: &Workspace) -> Result<OwnedFd, CommandError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir =
         rustix::fs::open(root, flags, Mode::empty()).map_err(CommandError::io("open", root))?;
-    match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(dir),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let status = Client::connect(workspace).and_then(|client| client.status());
-            let by = status.map_or_else(
-                |_| " by a daemon that does not answer you (another user's?)".to_owned(),
-                |status| {
-                    format!(
-                        " (process {}, views under {})",
-                        status.pid,
-                        status.mountpoint.display()
-                    )
-                },
-            );
-            Err(CommandError::AlreadyServed { root: root.clone(), by })
+    let asked = Instant::now();
+    loop {
+        match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(dir),
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(errno) => return Err(CommandError::io("lock", root)(errno)),
         }
-        Err(errno) => Err(CommandError::io("lock", root)(errno)),
+        let by = match Client::connect(workspace).and_then(|client| client.status()) {
+            Ok(status) => {
+                format!(" (process {}, views under {})", status.pid, status.mountpoint.display())
+            }
+            // One that was killed answers no more, and has the lock until the last of it is gone.
+            Err(_) if asked.elapsed() < DYING => {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+            Err(_) => " by a daemon that does not answer you (another user's?)".to_owned(),
+        };
+        return Err(CommandError::AlreadyServed { root: root.clone(), by });
     }
 }
 

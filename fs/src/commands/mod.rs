@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done; 1 it failed; 2 the command line is wrong; 6 no daemon or no workspace.
 
+mod attend;
 mod daemon;
 mod doctor;
 mod error;
@@ -54,6 +55,9 @@ enum Command {
     /// Check what this machine can do for agents, and say how to get the rest.
     #[command(after_help = "Example:\n  agentfs doctor --json")]
     Doctor(doctor::Args),
+    /// Serve the daemon that started it.
+    #[command(hide = true)]
+    Attend,
     /// Print a completion script for a shell.
     #[command(
         after_help = "Example:\n  agentfs completions bash > ~/.local/share/bash-completion/completions/agentfs"
@@ -89,6 +93,7 @@ pub fn run() -> ExitCode {
         Command::Unmount(args) => unmount::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Attend => attend::run(),
         Command::Completions { shell } => {
             let mut command = <Cli as clap::CommandFactory>::command();
             clap_complete::generate(shell, &mut command, "agentfs", &mut std::io::stdout());

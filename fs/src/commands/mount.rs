@@ -14,7 +14,8 @@ pub(super) struct Args {
     /// The repository (or any directory) to serve.
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// Where the views go, as MOUNTPOINT/AGENT; by default below the runtime directory.
+    /// Where the views go, as MOUNTPOINT/AGENT; by default where a daemon that died had them, else
+    /// below the runtime directory.
     mountpoint: Option<PathBuf>,
     /// Stay in the foreground and log to the terminal.
     #[arg(long)]
@@ -38,9 +39,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where views go: absolute. The daemon makes it if it is not there.
+/// Where views go: absolute. The daemon makes it if it is not there. Unless the user says so, it is
+/// where a daemon that was killed had them.
 fn mountpoint(workspace: &Workspace, given: Option<&Path>) -> Result<PathBuf, CommandError> {
-    let Some(given) = given else { return Ok(workspace.default_mountpoint()) };
+    let Some(given) = given else {
+        let noted = layout::noted_mountpoint(workspace);
+        return Ok(noted.unwrap_or_else(|| workspace.default_mountpoint()));
+    };
     let refused = |why: String| CommandError::Mountpoint { path: given.to_owned(), why };
     let path = resolve(given).map_err(|error| refused(error.to_string()))?;
     if path.starts_with(&workspace.root) || workspace.root.starts_with(&path) {

@@ -64,9 +64,13 @@ fn describe(status: &Status, now: Timestamp) -> String {
         (
             "agents",
             format!(
-                "{}, {} with changes to review",
+                "{}, {} with changes to review{}",
                 count(status.live_runs, "run", "runs"),
-                status.pending
+                status.pending,
+                match status.conflicts {
+                    0 => String::new(),
+                    n => format!(", {}", count(n, "conflict to come", "conflicts to come")),
+                }
             ),
         ),
         (

@@ -1,7 +1,7 @@
 //! Answers to the kernel: a result of the view as a reply, or as the errno that stands for it.
 
 use super::GENERATION;
-use super::convert::{errno, file_attr, ttl};
+use super::convert::{entry_ttl, errno, file_attr, ttl};
 use super::kernel::{Answer, Kernel};
 use crate::view::{Attr, FsError, Opened, View};
 use fuser::{
@@ -15,28 +15,34 @@ use std::time::Duration;
 pub(super) struct Shown {
     attr: Attr,
     ttl: Duration,
+    /// What is mounted there changes it, without anybody saying so.
+    is_mount: bool,
 }
 
 impl Shown {
     /// Of an entry of the directory `dir`.
     pub(super) fn entry(view: &View, dir: u64, attr: Attr) -> Self {
-        Self { attr, ttl: ttl(view.is_told(dir)) }
+        Self {
+            attr,
+            ttl: entry_ttl(view.is_told(dir), attr.ino),
+            is_mount: view.is_mount(attr.ino),
+        }
     }
 
     /// Of a line of a listing.
-    pub(super) fn line(told: bool, attr: Attr) -> Self {
-        Self { attr, ttl: ttl(told) }
+    pub(super) fn line(view: &View, told: bool, attr: Attr) -> Self {
+        Self { attr, ttl: entry_ttl(told, attr.ino), is_mount: view.is_mount(attr.ino) }
     }
 
     /// Of a node by itself.
     pub(super) fn node(view: &View, attr: Attr) -> Self {
-        Self { attr, ttl: ttl(view.is_node_told(attr.ino)) }
+        Self { attr, ttl: ttl(view.is_node_told(attr.ino)), is_mount: false }
     }
 
     /// fuser takes the number by which the kernel knows a node also for the one that processes
     /// see; where they differ, the kernel has to ask for the attributes, which have the latter.
     pub(super) fn attr_ttl(&self) -> Duration {
-        if self.attr.shown == self.attr.ino { self.ttl } else { Duration::ZERO }
+        if self.attr.shown == self.attr.ino && !self.is_mount { self.ttl } else { Duration::ZERO }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Between fuser's types and the view's.
 
-use crate::view::{Attr, FsError, SetTime};
+use crate::view::{Attr, FsError, SetTime, is_fresh_each_time};
 use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,11 @@ const UNTOLD: Duration = Duration::from_secs(1);
 /// How long the kernel may keep entries and attributes without asking again.
 pub(super) fn ttl(told: bool) -> Duration {
     if told { TOLD } else { UNTOLD }
+}
+
+/// How long the kernel may keep the entry that leads to a number.
+pub(super) fn entry_ttl(told: bool, ino: u64) -> Duration {
+    if is_fresh_each_time(ino) { Duration::ZERO } else { ttl(told) }
 }
 
 pub(super) fn errno(error: FsError) -> Errno {
@@ -87,14 +92,11 @@ pub(super) fn set_time(time: TimeOrNow) -> SetTime {
     };
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) => SetTime::At(since.as_secs() as i64, since.subsec_nanos()),
+        // fuser takes the kernel's seconds and nanoseconds both off the epoch, where the kernel
+        // counts the nanoseconds forwards: this is what the kernel said.
         Err(before) => {
             let before = before.duration();
-            let (seconds, nanoseconds) = (before.as_secs() as i64, before.subsec_nanos());
-            if nanoseconds == 0 {
-                SetTime::At(-seconds, 0)
-            } else {
-                SetTime::At(-seconds - 1, 1_000_000_000 - nanoseconds)
-            }
+            SetTime::At(-(before.as_secs() as i64), before.subsec_nanos())
         }
     }
 }
@@ -104,10 +106,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_before_the_epoch_go_there_and_back() {
+    fn times_are_those_that_the_kernel_said() {
+        let said = |seconds, nanoseconds| {
+            let since = Duration::new(i64::unsigned_abs(seconds), nanoseconds);
+            // As fuser has it.
+            let time = if seconds < 0 { UNIX_EPOCH - since } else { UNIX_EPOCH + since };
+            set_time(TimeOrNow::SpecificTime(time))
+        };
         for (seconds, nanoseconds) in [(0, 0), (5, 7), (-1, 0), (-1, 999_999_999), (-7, 1)] {
-            let there = TimeOrNow::SpecificTime(time(seconds, nanoseconds));
-            assert_eq!(set_time(there), SetTime::At(seconds, nanoseconds));
+            assert_eq!(said(seconds, nanoseconds), SetTime::At(seconds, nanoseconds));
         }
+    }
+
+    #[test]
+    fn times_before_the_epoch_are_shown() {
+        assert_eq!(time(-1, 999_999_999), UNIX_EPOCH - Duration::from_nanos(1));
+        assert_eq!(time(-7, 0), UNIX_EPOCH - Duration::from_secs(7));
     }
 }

@@ -17,14 +17,18 @@ pub(super) enum Want {
     /// The attributes of a directory: noted, so that their version counts, and not claimed,
     /// because directories merge.
     DirAttributes(RelPath),
+    /// An entry below a directory that is asked for as a whole: noted, and copied up with it.
+    Below(RelPath, bool),
 }
 
 impl Want {
     fn path(&self) -> &RelPath {
         match self {
-            Self::File(path) | Self::Kept(path) | Self::Dir(path) | Self::DirAttributes(path) => {
-                path
-            }
+            Self::File(path)
+            | Self::Kept(path)
+            | Self::Dir(path)
+            | Self::DirAttributes(path)
+            | Self::Below(path, _) => path,
         }
     }
 
@@ -32,16 +36,21 @@ impl Want {
         match self {
             Self::File(path) | Self::Kept(path) => Some(WorkUnit::File(path.clone())),
             Self::Dir(path) => Some(WorkUnit::Dir(path.clone())),
-            Self::DirAttributes(_) => None,
+            Self::DirAttributes(_) | Self::Below(..) => None,
         }
     }
 
     fn takes_long(&self, view: &View) -> bool {
-        matches!(self, Self::Kept(path) if view.copy_takes_long(path))
+        match self {
+            Self::Kept(path) => view.copy_takes_long(path),
+            Self::Below(..) => true,
+            Self::File(_) | Self::Dir(_) | Self::DirAttributes(_) => false,
+        }
     }
 
     fn counts(&self, view: &View) -> bool {
-        !view.is_scratch(self.path(), matches!(self, Self::Dir(_) | Self::DirAttributes(_)))
+        let is_dir = matches!(self, Self::Dir(_) | Self::DirAttributes(_) | Self::Below(_, true));
+        !view.is_scratch(self.path(), is_dir)
     }
 }
 
@@ -62,6 +71,9 @@ impl Adapter {
         act: impl FnOnce(&View, &Permit) -> Result<T, FsError> + Send + 'static,
         answer: impl FnOnce(Result<T, FsError>) + Send + 'static,
     ) {
+        if self.announced.is_attendant(tid) {
+            return answer(Err(FsError::Virtual));
+        }
         if wants.iter().any(|want| is_virtual_path(want.path())) {
             return answer(Err(FsError::Virtual));
         }

@@ -4,7 +4,9 @@
 //! A session thread never waits: what may (the gate's answer, a text of `.agentfs/`) takes the
 //! reply along and is finished elsewhere. File locks are left to the kernel.
 
+mod announced;
 mod answers;
+mod controls;
 mod convert;
 mod counts;
 mod gated;
@@ -16,10 +18,13 @@ mod reading;
 mod tests;
 mod workers;
 
+pub use announced::Announcing;
 pub use mount::{MountError, MountedView, SOURCE_PREFIX, detach, mount};
 pub use probe::{Probed, probe};
 
-use crate::view::{self, Changes, Creation, FsError, View};
+use crate::view::{self, ByRoot, Changes, Creation, FsError, View};
+use agentfs_core::changeset::FileKind;
+use announced::Announced;
 use answers::{
     Shown, answer_attr, answer_create, answer_empty, answer_entry, answer_open, answer_xattr,
     failed,
@@ -45,7 +50,7 @@ use workers::Workers;
 const GENERATION: Generation = Generation(0);
 
 /// What is asked of the kernel, each if it has it.
-const WANTED: [InitFlags; 8] = [
+const WANTED: [InitFlags; 10] = [
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_CACHE_SYMLINKS,
@@ -55,6 +60,10 @@ const WANTED: [InitFlags; 8] = [
     InitFlags::FUSE_EXPLICIT_INVAL_DATA,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_MAX_PAGES,
+    // Access control lists are obeyed by the kernel and inherited by the view, which for that has to
+    // know the mode as it was asked for.
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
 ];
 
 /// A view as fuser's file system.
@@ -63,11 +72,17 @@ struct Adapter {
     view: Arc<View>,
     workers: Workers,
     kernel: Arc<Kernel>,
+    announced: Arc<Announced>,
 }
 
 impl Adapter {
-    fn new(view: Arc<View>, workers: Workers, kernel: Arc<Kernel>) -> Self {
-        Self { view, workers, kernel }
+    fn new(
+        view: Arc<View>,
+        workers: Workers,
+        kernel: Arc<Kernel>,
+        announced: Arc<Announced>,
+    ) -> Self {
+        Self { view, workers, kernel, announced }
     }
 
     fn count(&self, kind: Kind) {
@@ -90,8 +105,8 @@ fn writes(flags: OFlags) -> bool {
     flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC)
 }
 
-fn creation(request: &Request, mode: u32) -> Creation {
-    Creation { mode: mode & 0o7777, uid: request.uid(), gid: request.gid() }
+fn creation(request: &Request, mode: u32, umask: u32) -> Creation {
+    Creation { mode: mode & 0o7777, umask, uid: request.uid(), gid: request.gid() }
 }
 
 impl fuser::Filesystem for Adapter {
@@ -108,8 +123,9 @@ impl fuser::Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count(Kind::Lookup);
+        let Some(reply) = self.unless_announced(req.pid(), parent, name, reply) else { return };
         match self.view.lookup(parent.0, name) {
             Ok(Some(attr)) => {
                 answer_entry("lookup", reply, Ok(Shown::entry(&self.view, parent.0, attr)));
@@ -126,8 +142,9 @@ impl fuser::Filesystem for Adapter {
         self.view.forget(ino.0, nlookup);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         self.count(Kind::Getattr);
+        let Some(reply) = self.unless_gone_by(req.pid(), ino, reply) else { return };
         let found = self.view.getattr(ino.0, fh.map(|fh| fh.0));
         answer_attr("stat", reply, found.map(|attr| Shown::node(&self.view, attr)));
     }
@@ -151,12 +168,14 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         self.count(Kind::Setattr);
+        let Some(reply) = self.unless_changed(req.pid(), ino, reply) else { return };
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
-        let changes = Changes { mode, uid, gid, size, atime, mtime };
+        let by_root = ByRoot(req.uid() == 0);
+        let changes = Changes { mode, uid, gid, size, atime, mtime, by_root };
         if let (Some(size), Some(fh)) = (changes.size, fh)
             && changes.only_size()
         {
-            let done = self.view.truncate(ino.0, fh.0, size);
+            let done = self.view.truncate(ino.0, fh.0, size, by_root);
             let done = done.map(|attr| Shown::node(&self.view, attr));
             return answer_attr("truncate", reply, done);
         }
@@ -185,16 +204,18 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         self.count(Kind::Mknod);
+        let made = self.unless_made(req.pid(), (parent, name), FileKind::File, reply);
+        let Some(reply) = made else { return };
         let path = match self.view.child_path(parent.0, name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("mknod", error)),
         };
-        let creation = creation(req, mode);
+        let creation = creation(req, mode, umask);
         let kind = FileType::from_raw_mode(mode);
         let wants = [Want::File(path.clone())];
         let act = move |view: &View, permit: &_| {
@@ -210,15 +231,17 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         self.count(Kind::Mkdir);
+        let made = self.unless_made(req.pid(), (parent, name), FileKind::Dir, reply);
+        let Some(reply) = made else { return };
         let path = match self.view.child_path(parent.0, name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("mkdir", error)),
         };
-        let creation = creation(req, mode);
+        let creation = creation(req, mode, umask);
         let act = move |view: &View, permit: &_| {
             let made = view.mkdir(&path, creation, permit);
             made.map(|attr| Shown::entry(view, parent.0, attr))
@@ -228,6 +251,7 @@ impl fuser::Filesystem for Adapter {
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.count(Kind::Unlink);
+        let Some(reply) = self.unless_gone(req.pid(), parent, name, reply) else { return };
         let path = match self.view.child_path(parent.0, name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("unlink", error)),
@@ -239,6 +263,7 @@ impl fuser::Filesystem for Adapter {
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.count(Kind::Rmdir);
+        let Some(reply) = self.unless_gone(req.pid(), parent, name, reply) else { return };
         // A directory that is not empty is not claimed: git tries this after every deletion.
         let path = self.view.child_path(parent.0, name);
         let path = match path.and_then(|path| self.view.check_rmdir(&path).map(|()| path)) {
@@ -259,11 +284,13 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.count(Kind::Symlink);
+        let made = self.unless_made(req.pid(), (parent, link_name), FileKind::Symlink, reply);
+        let Some(reply) = made else { return };
         let path = match self.view.child_path(parent.0, link_name) {
             Ok(path) => path,
             Err(error) => return reply.error(failed("symlink", error)),
         };
-        let creation = creation(req, 0o777);
+        let creation = creation(req, 0o777, 0);
         let text = target.as_os_str().to_owned();
         let wants = [Want::File(path.clone())];
         let act = move |view: &View, permit: &_| {
@@ -287,15 +314,16 @@ impl fuser::Filesystem for Adapter {
         let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
         let paths = self.view.child_path(parent.0, name).and_then(|from| {
             let to = self.view.child_path(newparent.0, newname)?;
-            let kinds = self.view.check_rename(&from, &to, flags)?;
-            Ok((from, to, kinds))
+            let moves = self.view.check_rename(&from, &to, flags)?;
+            Ok((from, to, moves))
         });
-        let (from, to, from_is_dir) = match paths {
+        let (from, to, moves) = match paths {
             Ok(found) => found,
             Err(error) => return reply.error(failed("rename", error)),
         };
-        let want = if from_is_dir { Want::Dir } else { Want::Kept };
-        let wants = [want(from.clone()), want(to.clone())];
+        let want = if moves.is_dir { Want::Dir } else { Want::Kept };
+        let mut wants = vec![want(from.clone()), want(to.clone())];
+        wants.extend(moves.below.into_iter().map(|lower| Want::Below(lower.path, lower.is_dir)));
         let act = move |view: &View, permit: &_| view.rename(&from, &to, flags, permit);
         self.gated(req.pid(), "rename", &wants, act, |done| answer_empty("rename", reply, done));
     }
@@ -328,6 +356,7 @@ impl fuser::Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.count(Kind::Open);
+        let Some(reply) = self.unless_closed(req.pid(), reply) else { return };
         let flags = open_flags(flags.0);
         if view::is_virtual(ino.0) {
             return self.open_virtual(ino.0, flags, reply);
@@ -336,11 +365,12 @@ impl fuser::Filesystem for Adapter {
             let opened = self.view.open_read(ino.0, flags);
             return answer_open(reply, &self.kernel, &self.view, ino.0, opened);
         }
-        let path = self.view.path_of(ino.0).ok();
+        let (path, by_root) = (self.view.path_of(ino.0).ok(), ByRoot(req.uid() == 0));
         let want = if flags.contains(OFlags::TRUNC) { Want::File } else { Want::Kept };
         let wants = self.view.paths_of(ino.0).into_iter().map(want).collect::<Vec<_>>();
-        let act =
-            move |view: &View, permit: &_| view.open_write(ino.0, path.as_ref(), flags, permit);
+        let act = move |view: &View, permit: &_| {
+            view.open_write(ino.0, path.as_ref(), flags, by_root, permit)
+        };
         let (view, kernel) = (self.view.clone(), self.kernel.clone());
         self.gated(req.pid(), "open for writing", &wants, act, move |opened| {
             answer_open(reply, &kernel, &view, ino.0, opened);
@@ -353,7 +383,7 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
@@ -362,7 +392,7 @@ impl fuser::Filesystem for Adapter {
             Ok(path) => path,
             Err(error) => return reply.error(failed("create", error)),
         };
-        let (creation, flags) = (creation(req, mode), open_flags(flags));
+        let (creation, flags) = (creation(req, mode, umask), open_flags(flags));
         let wants = [Want::File(path.clone())];
         let act = move |view: &View, permit: &_| {
             let made = view.create(&path, creation, flags, permit);
@@ -394,8 +424,8 @@ impl fuser::Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -405,6 +435,9 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         self.count(Kind::Write);
+        if view::is_virtual(ino.0) {
+            return self.order(req.pid(), ino.0, data, reply);
+        }
         let drop_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         match self.view.write(fh.0, offset, data, drop_privileges) {
             Ok(()) => reply.written(data.len() as u32),
@@ -481,7 +514,7 @@ impl fuser::Filesystem for Adapter {
         let told = self.view.is_told(ino.0);
         let filled = self.fill(ino.0, offset, |attr, next, name| {
             let entry = file_attr(attr);
-            let ttl = Shown::line(told, *attr).attr_ttl();
+            let ttl = Shown::line(&self.view, told, *attr).attr_ttl();
             let full = reply.add(entry.ino, next, name, &ttl, &entry, GENERATION);
             (full, !full)
         });

@@ -1,8 +1,9 @@
 //! Mounting a view, and the guard that unmounts it.
 
-use super::Adapter;
 use super::kernel::Kernel;
 use super::workers::Workers;
+use super::{Adapter, Announced, Announcing};
+use crate::attendant::Trust;
 use crate::view::{Cached, KernelCache, View};
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, SessionACL};
 use std::io;
@@ -54,6 +55,7 @@ pub struct MountedView {
     view: Arc<View>,
     kernel: Arc<Kernel>,
     mountpoint: PathBuf,
+    announced: Arc<Announced>,
     session: Option<BackgroundSession>,
 }
 
@@ -66,6 +68,11 @@ impl MountedView {
     /// The view that is served.
     pub fn view(&self) -> &Arc<View> {
         &self.view
+    }
+
+    /// What announcing something to watchers in it needs.
+    pub fn announcing(&self) -> Announcing {
+        Announcing::new(self.view.clone(), self.mountpoint.clone(), self.announced.clone())
     }
 
     /// How many requests of each kind the kernel has sent.
@@ -87,6 +94,7 @@ impl MountedView {
     fn end(&mut self) -> io::Result<()> {
         let Some(session) = self.session.take() else { return Ok(()) };
         self.view.attach_kernel(None);
+        self.view.attach_teller(None);
         if !session.guard.is_finished() {
             detach(&self.mountpoint)?;
         }
@@ -125,17 +133,24 @@ pub fn detach(mountpoint: &Path) -> io::Result<()> {
 }
 
 /// Mounts `view` at `mountpoint`, which must be an empty directory. Returns when it is served.
-pub fn mount(view: Arc<View>, mountpoint: &Path) -> Result<MountedView, MountError> {
+/// Who is trusted as the attendant may announce changes in it.
+pub fn mount(
+    view: Arc<View>,
+    mountpoint: &Path,
+    attendant: &Trust,
+) -> Result<MountedView, MountError> {
     check_mountpoint(mountpoint)?;
     let failed = |error| explain(mountpoint, error);
     let workers = Workers::start("agentfs-view", 4).map_err(failed)?;
     let kernel = Arc::new(Kernel::default());
-    let adapter = Adapter::new(view.clone(), workers, kernel.clone());
+    let announced = Announced::new(attendant.clone());
+    let adapter = Adapter::new(view.clone(), workers, kernel.clone(), announced.clone());
     let session = fuser::spawn_mount(adapter, mountpoint, &config(&view)).map_err(failed)?;
     kernel.attach(session.notifier());
     let cache = Invalidator::start(session.notifier()).map_err(failed)?;
     view.attach_kernel(Some(Arc::new(cache)));
-    Ok(MountedView { view, kernel, mountpoint: mountpoint.to_owned(), session: Some(session) })
+    let mountpoint = mountpoint.to_owned();
+    Ok(MountedView { view, kernel, mountpoint, announced, session: Some(session) })
 }
 
 fn config(view: &View) -> Config {

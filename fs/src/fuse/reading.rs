@@ -1,32 +1,10 @@
-//! Requests that read and take more than one call of the view: listings, files of `.agentfs/`.
+//! Requests that read and take more than one call of the view: listings.
 
-use super::answers::{answer_open, failed};
-use super::{Adapter, writes};
-use crate::gate::Notice;
-use crate::view::{Attr, DOTS, FsError, View};
-use fuser::ReplyOpen;
-use rustix::fs::OFlags;
+use super::Adapter;
+use crate::view::{Attr, DOTS, FsError};
 use std::ffi::OsStr;
 
 impl Adapter {
-    /// Opens a file of `.agentfs/`; its text is made by a worker, because that may take long.
-    pub(super) fn open_virtual(&self, ino: u64, flags: OFlags, reply: ReplyOpen) {
-        let Some(notice) = View::notice(ino) else {
-            return reply.error(failed("open", FsError::IsDirectory));
-        };
-        if writes(flags) {
-            return reply.error(failed("open", FsError::Virtual));
-        }
-        if notice == Notice::GitIgnore {
-            let opened = Ok(self.view.open_notice(notice));
-            return answer_open(reply, &self.kernel, &self.view, ino, opened);
-        }
-        let (view, kernel) = (self.view.clone(), self.kernel.clone());
-        self.workers.run(move || {
-            answer_open(reply, &kernel, &view, ino, Ok(view.open_notice(notice)));
-        });
-    }
-
     /// Adds lines of a listing from `offset` on, until `add` says that the answer is full. `add`
     /// also says whether the kernel knows the node by it.
     pub(super) fn fill(

@@ -4,7 +4,8 @@ use super::{Caller, Context};
 use crate::service::{Owner, ServiceError};
 use agentfs_api::types::{
     Agent, ClaimUnits, Claimed, Diff, EndRun, Explanation, Lock, LogEntry, Recoverable,
-    ReleaseUnit, Released, Run, RunSummary, Settled, StartRun, StartedRun, Status, Waiting,
+    ReleaseUnit, Released, Run, RunSummary, Settled, StartRun, StartedRun, Status, SyncView,
+    Synced, Unmounted, Waiting,
 };
 use agentfs_core::locks::Origin;
 use agentfs_core::machine::{ClaimRequest, Exit, OPERATOR};
@@ -45,6 +46,12 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Context {
+    /// Finds conflicts that come, for an answer that tells of them.
+    async fn look_for_conflicts(&self) -> Result<(), ServiceError> {
+        let service = self.service.clone();
+        blocking(move || service.look_for_conflicts()).await
+    }
+
     /// The agent that a request speaks for: an agent only for itself.
     fn agent(&self, named: Option<AgentName>) -> Result<AgentName, ServiceError> {
         match (&self.caller, named) {
@@ -70,6 +77,7 @@ pub(super) async fn queue(State(context): State<Context>) -> Answer<Vec<Waiting>
 }
 
 pub(super) async fn agents(State(context): State<Context>) -> Answer<Vec<Agent>> {
+    context.look_for_conflicts().await?;
     ask(&context, |owner| Ok(owner.agents())).await
 }
 
@@ -105,6 +113,20 @@ pub(super) async fn release(
     ask(&context, move |owner| owner.release(named, unit)).await
 }
 
+pub(super) async fn sync(
+    State(context): State<Context>,
+    body: axum::body::Bytes,
+) -> Answer<Synced> {
+    let SyncView { agent } = decode(&body)?;
+    let agent = match (&context.caller, agent) {
+        (Caller::Operator, None) => {
+            return Err(ServiceError::BadRequest("say whose view to sync".to_owned()));
+        }
+        (_, agent) => context.agent(agent)?,
+    };
+    context.service.sync(agent).await.map(Json)
+}
+
 #[derive(Deserialize)]
 pub(super) struct About {
     path: Option<String>,
@@ -122,6 +144,7 @@ pub(super) async fn explain(
         // About a path, an agent may hear who is in its way; about anything, only of itself.
         Caller::Agent(own) => path.is_none().then(|| own.clone()),
     };
+    context.look_for_conflicts().await?;
     ask(&context, move |owner| owner.explain(path.as_ref(), agent.as_ref())).await
 }
 
@@ -130,6 +153,7 @@ pub(super) async fn diff(
     Path(agent): Path<String>,
 ) -> Answer<Diff> {
     let agent = context.agent(Some(parse(&agent)?))?;
+    context.look_for_conflicts().await?;
     let work = context.service.ask(move |owner| owner.work_of(&agent)).await?;
     let diff = blocking(move || {
         let changes = work.changes()?;
@@ -161,10 +185,11 @@ pub(super) async fn start_run(
 async fn begin_run(context: Context, mut request: StartRun) -> Result<StartedRun, ServiceError> {
     let claims = std::mem::take(&mut request.claims);
     let pid = request.pid;
-    let started = context.service.ask(move |owner| owner.start_run(request)).await?;
+    let started = context.service.start_run(request).await?;
     context.server.watch(started.run, pid);
     let ready = async {
-        context.server.listen_for(&started)?;
+        context.server.listen_for(&started.agent, started.run_as)?;
+        context.service.warm(started.agent.clone()).await?;
         if !claims.is_empty() {
             let request = ClaimRequest {
                 agent: started.agent.clone(),
@@ -194,6 +219,16 @@ pub(super) async fn heartbeat(
     ask(&context, move |owner| owner.heartbeat(run)).await
 }
 
+pub(super) async fn unmounted(
+    State(context): State<Context>,
+    Path(run): Path<String>,
+    body: axum::body::Bytes,
+) -> Answer<()> {
+    let run: RunId = parse(&run)?;
+    let Unmounted { directories } = decode(&body)?;
+    ask(&context, move |owner| owner.unmounted(run, &directories)).await
+}
+
 pub(super) async fn end_run(
     State(context): State<Context>,
     Path(run): Path<String>,
@@ -201,6 +236,7 @@ pub(super) async fn end_run(
 ) -> Answer<RunSummary> {
     let run: RunId = parse(&run)?;
     let EndRun { exit } = decode(&body)?;
+    context.look_for_conflicts().await?;
     context.service.end_run(run, exit).await.map(Json)
 }
 

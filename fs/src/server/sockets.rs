@@ -4,7 +4,6 @@ use super::{Caller, Context, router};
 use crate::layout;
 use crate::service::{Service, ServiceError};
 use agentfs_api::Workspace;
-use agentfs_api::types::StartedRun;
 use agentfs_core::machine::Exit;
 use agentfs_core::{AgentName, RunId};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -15,8 +14,12 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
+
+/// When to try again to record the end of a run that the journal had no place for.
+const RECORD_AGAIN: Duration = Duration::from_secs(2);
 
 /// Why the server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +54,11 @@ impl Server {
         let server = Self { service, workspace, listening: Arc::default(), ended };
         let socket = server.workspace.operator_socket();
         server.listen(&socket, Caller::Operator)?;
-        for (run, pid) in server.service.ask(|owner| Ok(owner.live_runs())).await? {
-            server.watch(run, pid);
+        for live in server.service.ask(|owner| Ok(owner.live_runs())).await? {
+            server.watch(live.run, live.process);
+            if let Err(error) = server.listen_for(&live.agent, live.run_as) {
+                tracing::error!(agent = %live.agent, %error, "its socket is not served again");
+            }
         }
         Ok(server)
     }
@@ -68,25 +74,27 @@ impl Server {
         self.ended.send_replace(true);
     }
 
-    /// Listens on the socket of a run's agent, which belongs to the user that the agent runs as.
-    pub fn listen_for(&self, started: &StartedRun) -> Result<(), ServiceError> {
-        let new = {
-            let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
-            listening.insert(started.agent.clone())
-        };
+    /// Listens on an agent's socket, which belongs to the user that the agent runs as.
+    pub fn listen_for(
+        &self,
+        agent: &AgentName,
+        run_as: Option<(u32, u32)>,
+    ) -> Result<(), ServiceError> {
+        let socket = self.workspace.agent_socket(agent);
+        let listening = || self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = listening().insert(agent.clone());
         if new {
-            let dir = started.socket.parent().unwrap_or(Path::new("/"));
+            let dir = socket.parent().unwrap_or(Path::new("/"));
             layout::make_private(dir).map_err(ServiceError::io("make the directory", dir))?;
-            let listens = self.listen(&started.socket, Caller::Agent(started.agent.clone()));
+            let listens = self.listen(&socket, Caller::Agent(agent.clone()));
             if let Err(ServerError::Listen { path, source }) = listens {
-                let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
-                listening.remove(&started.agent);
+                listening().remove(agent);
                 return Err(ServiceError::Io { what: "listen on", path, source });
             }
         }
-        if let Some(user) = started.run_as {
-            let given = layout::give(&started.socket, user);
-            given.map_err(ServiceError::io("give the agent", &started.socket))?;
+        if let Some(user) = run_as {
+            let given = layout::give(&socket, user);
+            given.map_err(ServiceError::io("give the agent", &socket))?;
         }
         Ok(())
     }
@@ -120,7 +128,12 @@ impl Server {
             if ended.is_err() {
                 return;
             }
-            match service.end_run(run, Exit::Lost).await {
+            let mut lost = service.end_run(run, Exit::Lost).await;
+            while let Err(ServiceError::NotRecorded(_)) = lost {
+                tokio::time::sleep(RECORD_AGAIN).await;
+                lost = service.end_run(run, Exit::Lost).await;
+            }
+            match lost {
                 Ok(_) => tracing::warn!(%run, "the shim vanished; the run is lost"),
                 // It said before how the run ended, or the daemon ends.
                 Err(ServiceError::Rejected(_) | ServiceError::Stopped) => {}

@@ -2,6 +2,7 @@
 
 use crate::changeset::ChangeSetError;
 use crate::fuse::MountError;
+use crate::git::GitError;
 use crate::store::StoreError;
 use crate::view::{ScratchError, ViewError};
 use agentfs_api::types::ErrorCode;
@@ -12,9 +13,33 @@ use agentfs_core::machine::{Misfit, Rejection};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The journal could not be written: what was decided is undone, and nobody is told otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("nothing was done, because {why}")]
+pub struct NotRecorded {
+    /// Whether it is for want of space.
+    pub full: bool,
+    why: String,
+}
+
+impl NotRecorded {
+    pub(super) fn new(error: &StoreError, state_dir: &Path) -> Self {
+        let full = error.is_full();
+        let why = if full {
+            format!("{} is full; free some space there, then try again", state_dir.display())
+        } else {
+            error.to_string()
+        };
+        Self { full, why }
+    }
+}
+
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
+    /// The journal failed to take it.
+    #[error(transparent)]
+    NotRecorded(#[from] NotRecorded),
     /// It makes no sense in the present state.
     #[error(transparent)]
     Rejected(#[from] Rejection),
@@ -81,6 +106,9 @@ pub enum ServiceError {
     /// A view could not be opened.
     #[error(transparent)]
     View(#[from] ViewError),
+    /// The repository could not be copied for an agent.
+    #[error(transparent)]
+    Git(#[from] GitError),
     /// A view could not be mounted.
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -144,10 +172,12 @@ impl ServiceError {
             Self::BadRequest(_) | Self::NoSuchProcess(_) | Self::Config(_) | Self::Scratch(_) => {
                 ErrorCode::BadRequest
             }
-            Self::Store(_)
+            Self::NotRecorded(_)
+            | Self::Store(_)
             | Self::Misfit(_)
             | Self::Plan(_)
             | Self::View(_)
+            | Self::Git(_)
             | Self::Mount(_)
             | Self::ChangeSet(_)
             | Self::Io { .. }

@@ -1,12 +1,17 @@
 //! One agent's gate: the fast path that needs no round trip, and the way to the owner.
 
 use super::Service;
-use crate::gate::{Answer, Gate, Intent, Notice, Permit, Requester};
-use agentfs_core::changeset::Before;
-use agentfs_core::machine::PathFacts;
-use agentfs_core::{AgentName, RelPath, WorkUnit};
+use crate::gate::{Answer, Gate, Intent, Notice, Ordered, Permit, Requester};
+use agentfs_api::Workspace;
+use agentfs_core::changeset::{Before, FileKind};
+use agentfs_core::machine::{PathFacts, Read};
+use agentfs_core::unit::InvalidUnit;
+use agentfs_core::{AgentName, RelPath, UnitList, WorkUnit};
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Keeps an agent's writes away as long as it lives.
@@ -18,7 +23,8 @@ type BaseEntry = dyn Fn(&RelPath) -> Before + Send + Sync;
 /// What the owner and an agent's view know in common.
 ///
 /// The owner alone lets paths in and out; the view only asks. Everything in it can be rebuilt
-/// from the journal except what was read, which begins anew with each run.
+/// from the journal except what was read, which begins anew with each run. After a restart of the
+/// daemon in the middle of a run it is unknown, and what is unknown counts as changed.
 #[derive(Default)]
 struct Known {
     /// Whether a run of this agent is alive: without one nothing is written.
@@ -27,13 +33,51 @@ struct Known {
     admitted: HashSet<RelPath>,
     /// The version of each path that the run last opened for reading.
     read: HashMap<RelPath, Before>,
+    /// Whether the run has read more than `read` says: it began under another daemon.
+    has_a_past: bool,
     /// Paths that the view shows in an older version than base has, and that version.
     pinned: HashMap<RelPath, Before>,
+    /// Directories in which this agent is alone: see [`super::delegation`].
+    delegated: Vec<RelPath>,
+    /// What was let through there, and the owner has not heard of.
+    untold: Vec<Taken>,
+    /// The latest answers to orders, in words.
+    said: HashMap<Notice, String>,
+}
+
+/// A write that the gate let through by itself.
+#[derive(Debug)]
+pub struct Taken {
+    /// What it was.
+    pub intent: Intent,
+    /// What there was to know of its paths.
+    pub facts: Vec<PathFacts>,
+}
+
+impl Known {
+    /// Whether nothing is left to ask for.
+    fn admits(&self, intent: &Intent) -> bool {
+        let is_admitted = |path: &RelPath| self.admitted.contains(path);
+        let units_are_files = intent.units.iter().all(|unit| match unit {
+            WorkUnit::File(path) => is_admitted(path),
+            WorkUnit::Dir(_) | WorkUnit::Process(_) | WorkUnit::Resource(_) => false,
+        });
+        units_are_files && intent.paths.iter().all(is_admitted)
+    }
+
+    /// Whether all of it lies where nobody else is, and is shown as base has it.
+    fn is_delegated(&self, intent: &Intent) -> bool {
+        let lent = |path: &RelPath| self.delegated.iter().any(|dir| dir.contains(path));
+        let current = |unit: &WorkUnit| !self.pinned.keys().any(|path| unit.covers_path(path));
+        intent.units.iter().all(|unit| unit.path().is_some_and(lent) && current(unit))
+            && intent.paths.iter().all(|path| lent(path) && !self.pinned.contains_key(path))
+    }
 }
 
 /// One agent's way to the owner of the state.
 pub struct AgentGate {
     agent: AgentName,
+    workspace: Workspace,
     service: Service,
     base_entry: Box<BaseEntry>,
     known: Mutex<Known>,
@@ -43,9 +87,31 @@ pub struct AgentGate {
 
 impl AgentGate {
     /// A gate that lets nothing through yet.
-    pub fn new(agent: AgentName, service: Service, base_entry: Box<BaseEntry>) -> Arc<Self> {
+    pub fn new(
+        agent: AgentName,
+        workspace: Workspace,
+        service: Service,
+        base_entry: Box<BaseEntry>,
+    ) -> Arc<Self> {
         let (known, applying) = Default::default();
-        Arc::new(Self { agent, service, base_entry, known, applying })
+        Arc::new(Self { agent, workspace, service, base_entry, known, applying })
+    }
+
+    /// What an order came to, for whoever reads its file.
+    pub fn say(&self, order: Notice, words: String) {
+        self.known().said.insert(order, words);
+    }
+
+    /// The latest answer to an order.
+    pub fn said(&self, order: Notice) -> Option<String> {
+        self.known().said.get(&order).cloned()
+    }
+
+    /// The path that the agent means: from the root of the view, or below the repository's own.
+    fn locate(&self, typed: &[u8]) -> Result<RelPath, InvalidUnit> {
+        let root = &self.workspace.root;
+        let path = self.workspace.relative(root, Path::new(OsStr::from_bytes(typed)));
+        path.ok_or_else(|| InvalidUnit::Outside(String::from_utf8_lossy(typed).into_owned()))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -55,12 +121,57 @@ impl AgentGate {
 
     /// A run begins: it has read nothing, and its view is at the newest version of base.
     pub fn open(&self) {
-        *self.known() = Known { live: true, ..Known::default() };
+        let mut known = self.known();
+        let untold = std::mem::take(&mut known.untold);
+        *known = Known { live: true, untold, ..Known::default() };
+    }
+
+    /// A run goes on that began under another daemon: nobody knows what it has read.
+    pub fn reopen(&self) {
+        let mut known = self.known();
+        let untold = std::mem::take(&mut known.untold);
+        *known = Known { live: true, has_a_past: true, untold, ..Known::default() };
     }
 
     /// The run has ended.
     pub fn close(&self) {
-        *self.known() = Known::default();
+        let mut known = self.known();
+        let untold = std::mem::take(&mut known.untold);
+        *known = Known { untold, ..Known::default() };
+    }
+
+    /// Nobody else holds or wants anything in `dir`: writes there need not be asked for.
+    pub fn delegate(&self, dir: RelPath) {
+        let mut known = self.known();
+        known.delegated.retain(|narrower| !dir.contains(narrower));
+        known.delegated.push(dir);
+    }
+
+    /// Whether a directory is lent in which something of `unit` is.
+    pub fn overlaps(&self, unit: &WorkUnit) -> bool {
+        let dir = |dir: &RelPath| WorkUnit::Dir(dir.clone());
+        self.known().delegated.iter().any(|lent| dir(lent).overlaps(unit))
+    }
+
+    /// Takes back what is lent of `units`; says whether the owner has not heard of some writes.
+    pub fn recall(&self, units: &[WorkUnit]) -> bool {
+        let mut known = self.known();
+        let overlaps = |dir: &RelPath| {
+            let dir = WorkUnit::Dir(dir.clone());
+            units.iter().any(|unit| dir.overlaps(unit))
+        };
+        known.delegated.retain(|dir| !overlaps(dir));
+        !known.untold.is_empty()
+    }
+
+    /// Whether the owner has not heard of some writes.
+    pub fn has_untold(&self) -> bool {
+        !self.known().untold.is_empty()
+    }
+
+    /// The writes that the owner has not heard of.
+    pub fn take_untold(&self) -> Vec<Taken> {
+        std::mem::take(&mut self.known().untold)
     }
 
     /// For an operation that the owner has let through. Never while this thread holds the guard
@@ -81,6 +192,7 @@ impl AgentGate {
         let mut known = self.known();
         known.live = live;
         known.admitted.clear();
+        known.delegated.clear();
     }
 
     /// The next writes of `paths` need no round trip.
@@ -90,7 +202,14 @@ impl AgentGate {
 
     /// A lease on `unit` has ended: what it covered has to be asked for again.
     pub fn revoke(&self, unit: &WorkUnit) {
-        self.known().admitted.retain(|path| !unit.covers_path(path));
+        let admitted = &mut self.known().admitted;
+        match unit {
+            // A run may have leases by the ten thousand, and they all end at once.
+            WorkUnit::File(path) => {
+                admitted.remove(path);
+            }
+            other => admitted.retain(|path| !other.covers_path(path)),
+        }
     }
 
     /// Base gets new versions of the paths of `old`, and this view goes on showing the old ones.
@@ -109,7 +228,16 @@ impl AgentGate {
 
     /// The view shows base's version of `paths` again.
     pub fn unpin(&self, paths: &[RelPath]) {
-        self.known().pinned.retain(|path, _| !paths.contains(path));
+        let mut known = self.known();
+        for path in paths {
+            known.pinned.remove(path);
+        }
+    }
+
+    /// The view shows base's version of everything. What was read before stays known as what it
+    /// was, and so counts as stale where base has moved.
+    pub fn unpin_all(&self) {
+        self.known().pinned.clear();
     }
 
     /// The agent's own changes have become base's `now`: it knows what it wrote.
@@ -124,29 +252,59 @@ impl AgentGate {
 
     /// What there is to know of each path before it is written.
     pub fn facts(&self, paths: &[RelPath]) -> Vec<PathFacts> {
-        let known = self.known();
-        let fact = |path: &RelPath| PathFacts {
-            path: path.clone(),
-            read: known.read.get(path).copied(),
-            base: (self.base_entry)(path),
+        self.facts_of(&self.known(), paths)
+    }
+
+    fn facts_of(&self, known: &Known, paths: &[RelPath]) -> Vec<PathFacts> {
+        let fact = |path: &RelPath| {
+            let base = (self.base_entry)(path);
+            let read = match known.read.get(path) {
+                Some(version) => Read::Version(*version),
+                // Only of files is it ever noted that they were read.
+                None if known.has_a_past && base.is_some_and(|b| b.kind == FileKind::File) => {
+                    Read::Unknown
+                }
+                None => Read::Never,
+            };
+            PathFacts { path: path.clone(), read, base }
         };
         paths.iter().map(fact).collect()
+    }
+
+    /// Lets `intent` through where this agent is alone, and has the owner told soon. Not where
+    /// the run would overwrite what it has not read: the owner knows what to do about that.
+    fn take(&self, mut known: MutexGuard<'_, Known>, intent: &Intent) -> Option<Permit> {
+        if !known.is_delegated(intent) {
+            return None;
+        }
+        let facts = self.facts_of(&known, &intent.paths);
+        if facts.iter().any(PathFacts::is_stale) {
+            return None;
+        }
+        let permit = self.applying.try_read_arc().map(Permit::guarded)?;
+        known.admitted.extend(intent.paths.iter().cloned());
+        let first = known.untold.is_empty();
+        known.untold.push(Taken { intent: intent.clone(), facts });
+        drop(known);
+        if first {
+            let agent = self.agent.clone();
+            self.service.send(Box::new(move |owner| owner.collect(&agent)));
+        }
+        Some(permit)
     }
 }
 
 impl Gate for AgentGate {
     fn already(&self, intent: &Intent) -> Option<Permit> {
         let known = self.known();
-        let units_are_files = intent.units.iter().all(|unit| match unit {
-            WorkUnit::File(path) => known.admitted.contains(path),
-            WorkUnit::Dir(_) | WorkUnit::Process(_) | WorkUnit::Resource(_) => false,
-        });
-        let noted = intent.paths.iter().all(|path| known.admitted.contains(path));
-        if !(known.live && units_are_files && noted) {
+        if !known.live {
             return None;
         }
-        // An apply is underway: the owner answers when it is done.
-        self.applying.try_read_arc().map(Permit::guarded)
+        if known.admits(intent) {
+            // If not, an apply is underway: the owner answers when it is done.
+            return self.applying.try_read_arc().map(Permit::guarded);
+        }
+        self.take(known, intent)
     }
 
     fn ask(&self, intent: Intent, requester: Requester, answer: Answer) {
@@ -171,9 +329,27 @@ impl Gate for AgentGate {
     }
 
     fn notice(&self, notice: Notice) -> String {
+        if notice == Notice::Explain
+            && let Err(error) = self.service.look_for_conflicts()
+        {
+            tracing::warn!(%error, "coming conflicts could not be looked for");
+        }
         let agent = self.agent.clone();
         let text = self.service.ask_blocking(move |owner| Ok(owner.notice(&agent, notice)));
         text.unwrap_or_else(|error| format!("{error}\n"))
+    }
+
+    fn order(
+        &self,
+        order: Notice,
+        text: &[u8],
+        is_dir: &dyn Fn(&RelPath) -> bool,
+        requester: Requester,
+        done: Ordered,
+    ) {
+        let agent = self.agent.clone();
+        let list = UnitList::parse(text, |typed| self.locate(typed), is_dir);
+        self.service.send(Box::new(move |owner| owner.order(agent, order, list, requester, done)));
     }
 }
 
@@ -190,7 +366,10 @@ mod tests {
 
     fn gate_over(base: Before) -> Arc<AgentGate> {
         let service = Service { jobs: mpsc::channel().0 };
-        AgentGate::new("alice".parse().unwrap(), service, Box::new(move |_| base))
+        let at = |name: &str| std::path::PathBuf::from(name);
+        let workspace =
+            Workspace { root: at("/w"), state_dir: at("/s/w-1"), runtime_dir: at("/r/w-1") };
+        AgentGate::new("alice".parse().unwrap(), workspace, service, Box::new(move |_| base))
     }
 
     fn writes(path: &str) -> Intent {
@@ -214,6 +393,31 @@ mod tests {
     }
 
     #[test]
+    fn what_an_earlier_daemon_saw_being_read_is_unknown_until_it_is_read_again() {
+        let gate = gate_over(version(1));
+        gate.reopen();
+        let paths = writes("a").paths;
+        assert_eq!(gate.facts(&paths)[0].read, Read::Unknown);
+        gate.read(&paths[0], None);
+        assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(1)));
+        gate.open();
+        assert_eq!(gate.facts(&paths)[0].read, Read::Never, "another run");
+        let new = gate_over(None);
+        new.reopen();
+        assert_eq!(new.facts(&paths)[0].read, Read::Never, "there was nothing to be read");
+    }
+
+    #[test]
+    fn orders_name_paths_from_the_root_or_by_the_repositorys_own_path() {
+        let gate = gate_over(None);
+        assert_eq!(gate.locate(b"src/../a").unwrap().to_string(), "a");
+        assert_eq!(gate.locate(b"/w/src/a").unwrap().to_string(), "src/a");
+        for elsewhere in [b"/x/a".as_slice(), b"../a"] {
+            assert!(matches!(gate.locate(elsewhere), Err(InvalidUnit::Outside(_))));
+        }
+    }
+
+    #[test]
     fn making_a_directory_needs_a_live_run_and_nothing_else() {
         let mkdir = Intent { operation: "mkdir", units: vec![], paths: vec![] };
         let gate = gate_over(None);
@@ -223,18 +427,72 @@ mod tests {
     }
 
     #[test]
+    fn where_an_agent_is_alone_its_writes_go_through_and_are_told_afterwards() {
+        let gate = gate_over(version(1));
+        gate.open();
+        gate.delegate("d".parse().unwrap());
+        assert!(gate.already(&writes("a")).is_none(), "not there");
+        assert!(gate.already(&writes("d/a")).is_some());
+        assert!(gate.already(&writes("d/a")).is_some(), "told once");
+        let untold = gate.take_untold();
+        assert_eq!(untold.len(), 1);
+        assert_eq!(untold[0].facts[0].base, version(1));
+        assert!(!gate.recall(&["e/".parse().unwrap()]) && gate.overlaps(&"d/".parse().unwrap()));
+        assert!(gate.already(&writes("d/b")).is_some());
+        assert!(gate.recall(&["d/x".parse().unwrap()]), "something is untold");
+        assert!(gate.already(&writes("d/c")).is_none(), "no longer alone");
+        assert!(gate.already(&writes("d/b")).is_some(), "what it has it keeps");
+    }
+
+    #[test]
+    fn nothing_unread_or_outdated_goes_through_untold() {
+        let gate = gate_over(version(2));
+        gate.open();
+        gate.delegate(RelPath::root());
+        let path = |text: &str| text.parse::<RelPath>().unwrap();
+        gate.read(&path("read"), version(1));
+        assert!(gate.already(&writes("read")).is_none(), "base has another version");
+        gate.pin([(path("d/pinned"), version(1))]);
+        assert!(gate.already(&writes("d/pinned")).is_none());
+        let rmdir = |dir: &str| Intent {
+            operation: "rmdir",
+            units: vec![WorkUnit::Dir(path(dir))],
+            paths: vec![path(dir)],
+        };
+        assert!(gate.already(&rmdir("d")).is_none(), "something in it is pinned");
+        assert!(gate.already(&rmdir("e")).is_some());
+        gate.close();
+        assert!(gate.already(&writes("other")).is_none(), "no run, no write");
+        assert_eq!(gate.take_untold().len(), 1, "what went through is still told");
+    }
+
+    #[test]
     fn what_was_read_is_what_the_view_showed() {
         let gate = gate_over(version(2));
         gate.open();
         let paths = writes("a").paths;
-        assert_eq!(gate.facts(&paths)[0].read, None);
+        assert_eq!(gate.facts(&paths)[0].read, Read::Never);
         gate.pin([(paths[0].clone(), version(1))]);
         gate.read(&paths[0], None);
-        assert_eq!(gate.facts(&paths)[0].read, Some(version(1)), "the pinned version");
+        assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(1)), "the pinned version");
         assert_eq!(gate.pinned(&paths), paths);
         gate.unpin(&paths);
         gate.read(&paths[0], None);
-        assert_eq!(gate.facts(&paths)[0].read, Some(version(2)));
+        assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(2)));
         assert_eq!(gate.pinned(&paths), []);
+    }
+
+    #[test]
+    fn what_was_read_before_a_sync_is_stale_after_it() {
+        let gate = gate_over(version(2));
+        gate.open();
+        let paths = writes("a").paths;
+        gate.pin([(paths[0].clone(), version(1))]);
+        gate.read(&paths[0], version(1));
+        gate.unpin_all();
+        let facts = gate.facts(&paths);
+        assert_eq!((facts[0].read, facts[0].base), (Read::Version(version(1)), version(2)));
+        gate.read(&paths[0], version(2));
+        assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(2)));
     }
 }

@@ -9,19 +9,25 @@
 //! What must never happen here: file system work of a view on the owner's thread (the FUSE side
 //! does it when it is answered), and an answer before the commit.
 
+mod delegation;
 mod error;
 mod gate;
+mod git;
+mod mounts;
+mod orders;
 mod owner;
 mod publish;
 mod queries;
 mod report;
 mod runs;
+mod sync;
 mod waiters;
 
-pub use error::ServiceError;
+pub use error::{NotRecorded, ServiceError};
 pub use owner::{Owner, Setup};
+pub use runs::LiveRun;
 
-use agentfs_api::types::{Lock, RunSummary};
+use agentfs_api::types::{Lock, RunSummary, StartRun, StartedRun};
 use agentfs_core::machine::{ClaimRequest, Exit};
 use agentfs_core::{RunId, WorkUnit};
 use std::sync::mpsc;
@@ -59,7 +65,7 @@ impl Service {
         let (reply, answer) = oneshot::channel();
         self.send(Box::new(move |owner| {
             let said = job(owner);
-            owner.after_commit(move || drop(reply.send(said)));
+            owner.after_commit(move |kept| drop(reply.send(if_kept(kept, said))));
         }));
         answer.await.unwrap_or(Err(ServiceError::Stopped))
     }
@@ -72,9 +78,20 @@ impl Service {
         let (reply, answer) = mpsc::sync_channel(1);
         self.send(Box::new(move |owner| {
             let said = job(owner);
-            owner.after_commit(move || drop(reply.send(said)));
+            owner.after_commit(move |kept| drop(reply.send(if_kept(kept, said))));
         }));
         answer.recv().unwrap_or(Err(ServiceError::Stopped))
+    }
+
+    /// Registers a run and serves its view. Looking for scratch in base may take long, so that is
+    /// done while the owner serves others.
+    pub async fn start_run(&self, request: StartRun) -> Result<StartedRun, ServiceError> {
+        let agent = request.agent.clone();
+        let (scratch, delta) = self.ask(move |owner| owner.fresh_scratch(agent.as_ref())).await?;
+        let look = move || scratch.find(mounts::MOST, delta.as_deref());
+        let found = tokio::task::spawn_blocking(look).await;
+        let found = found.unwrap_or_default();
+        self.ask(move |owner| owner.start_run(request, &found)).await
     }
 
     /// Ends a run, publishes its changes if the policy says so, and tells how it went. Reading
@@ -99,6 +116,14 @@ impl Service {
     fn send(&self, job: Job) {
         drop(self.jobs.send(job));
     }
+}
+
+/// What was said, if the journal has it.
+fn if_kept<R>(
+    kept: Result<(), NotRecorded>,
+    said: Result<R, ServiceError>,
+) -> Result<R, ServiceError> {
+    said.and_then(|said| kept.map(|()| said).map_err(ServiceError::from))
 }
 
 /// The units of a claim as a list for people.

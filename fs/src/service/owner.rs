@@ -1,8 +1,10 @@
 //! The owner: one thread, all state.
 
 use super::gate::AgentGate;
+use super::sync::Ears;
 use super::waiters::Waiter;
-use super::{Job, Service, ServiceError};
+use super::{Job, NotRecorded, Service, ServiceError};
+use crate::attendant::Attendant;
 use crate::clock::Clock;
 use crate::fuse::MountedView;
 use crate::gate::ViewControl as _;
@@ -13,11 +15,11 @@ use agentfs_api::Workspace;
 use agentfs_api::types::LogEntry;
 use agentfs_core::config::{self, Config};
 use agentfs_core::explain;
-use agentfs_core::machine::{Command, Event, Machine, Reply, State};
-use agentfs_core::{AgentName, ClaimId, Timestamp};
+use agentfs_core::machine::{Command, Event, LeaseEnd, Machine, Reply, State};
+use agentfs_core::{AgentName, ClaimId, RelPath, Timestamp, WorkUnit};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 use tokio::sync::broadcast;
 
@@ -26,6 +28,9 @@ const JOBS_PER_COMMIT: usize = 64;
 
 /// How often those that wait are looked at: whether their process is still there (G6: within 1 s).
 const LOOK_AT_WAITERS: Duration = Duration::from_millis(100);
+
+/// How long the owner rests after the journal has failed.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// How many entries a slow reader of the event stream may lag behind before it has to reload.
 const LOG_BACKLOG: usize = 1024;
@@ -46,6 +51,9 @@ pub(super) struct Served {
     pub(super) mounted: Option<MountedView>,
 }
 
+/// Who is told whether the journal has taken what was decided.
+type Afterwards = Box<dyn FnOnce(Result<(), NotRecorded>) + Send>;
+
 /// The owner of the state. Everything in it is touched by its own thread alone.
 pub struct Owner {
     pub(super) workspace: Workspace,
@@ -57,15 +65,18 @@ pub struct Owner {
     pub(super) scratch: Arc<Scratch>,
     pub(super) files: FileOwner,
     pub(super) watch: Arc<BaseWatch>,
+    /// What the watch tells the owner through.
+    _ears: Arc<Ears>,
     pub(super) machine: Machine,
     pub(super) store: Store,
     pub(super) agents: BTreeMap<AgentName, Served>,
     pub(super) waiters: BTreeMap<ClaimId, Waiter>,
+    pub(super) attendant: Attendant,
     log: broadcast::Sender<LogEntry>,
     /// Events that are folded, but not yet in the journal.
     unsaved: Vec<(Timestamp, Event)>,
-    /// What to do when they are.
-    afterwards: Vec<Box<dyn FnOnce() + Send>>,
+    /// What to do when they are, or can't be.
+    afterwards: Vec<Afterwards>,
     stopping: bool,
 }
 
@@ -80,6 +91,9 @@ impl Owner {
         let scratch = Arc::new(Scratch::new(&workspace.root, &config.scratch)?);
         let files = crate::layout::owner_of(&workspace.root)
             .map_err(ServiceError::io("read", &workspace.root))?;
+        let (watch, ears) = (BaseWatch::start(&workspace.root), Arc::new(Ears(service.clone())));
+        let listener: Weak<Ears> = Arc::downgrade(&ears);
+        watch.subscribe(listener);
         Ok(Self {
             mountpoint,
             service,
@@ -88,11 +102,14 @@ impl Owner {
             config,
             scratch,
             files,
-            watch: BaseWatch::start(&workspace.root),
+            watch,
+            _ears: ears,
             machine,
             store,
             agents: BTreeMap::new(),
             waiters: BTreeMap::new(),
+            attendant: Attendant::new()
+                .map_err(ServiceError::io("start a thread in", &workspace.root))?,
             log: broadcast::channel(LOG_BACKLOG).0,
             unsaved: Vec::new(),
             afterwards: Vec::new(),
@@ -105,15 +122,22 @@ impl Owner {
     pub(super) fn run(mut self, inbox: &mpsc::Receiver<Job>) {
         while !self.stopping {
             match inbox.recv_timeout(self.until_next_tick()) {
-                Ok(job) => job(&mut self),
+                Ok(job) => self.perform(job),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
-            inbox.try_iter().take(JOBS_PER_COMMIT - 1).for_each(|job| job(&mut self));
+            inbox.try_iter().take(JOBS_PER_COMMIT - 1).for_each(|job| self.perform(job));
             self.look_at_waiters();
             self.tick();
-            self.commit();
+            // Who needs to know has been told.
+            let _ = self.commit();
         }
+    }
+
+    /// Does one job, which decides on all that has been let through before it.
+    fn perform(&mut self, job: Job) {
+        self.collect_all();
+        job(self);
     }
 
     fn until_next_tick(&self) -> Duration {
@@ -141,6 +165,32 @@ impl Owner {
     /// Decides a command; its events go to the journal with the next commit, and their
     /// consequences for views and waiters are set going.
     pub(super) fn command(&mut self, command: Command) -> Result<Reply, ServiceError> {
+        self.recall_for(&command);
+        self.decide(command)
+    }
+
+    /// Takes back what is lent where the command is about to decide.
+    fn recall_for(&mut self, command: &Command) {
+        match command {
+            Command::Claim(request) => self.recall(&request.agent, &request.units),
+            Command::BeginApply { agent, paths, .. } => {
+                let units: Vec<_> = paths.iter().cloned().map(WorkUnit::File).collect();
+                self.recall(agent, &units);
+                self.recall_from(agent);
+            }
+            Command::EndRun { run, .. } => {
+                let agent = self.state().live_run(*run).map(|run| run.agent.clone());
+                if let Ok(agent) = agent {
+                    self.recall_from(&agent);
+                }
+            }
+            Command::Release { agent, .. } | Command::Discard { agent } => self.recall_from(agent),
+            _ => {}
+        }
+    }
+
+    /// Like [`Owner::command`], with everything recalled that has to be.
+    pub(super) fn decide(&mut self, command: Command) -> Result<Reply, ServiceError> {
         let now = self.clock.now();
         let (reply, events) = self.machine.apply(command, now)?;
         self.unsaved.extend(events.iter().map(|event| (now, event.clone())));
@@ -153,9 +203,13 @@ impl Owner {
     fn consequences(&mut self, event: &Event) {
         match event {
             Event::ClaimEnded { claim, end, text, .. } => self.claim_ended(*claim, *end, text),
-            Event::LeaseEnded { agent, unit, .. } => {
+            Event::LeaseEnded { agent, unit, why, .. } => {
                 if let Some(served) = self.agents.get(agent) {
                     served.gate.revoke(unit);
+                    if *why == LeaseEnd::Expired {
+                        // Nobody may write unheard for an agent that gives no sign of life.
+                        served.gate.recall(&[WorkUnit::Dir(RelPath::root())]);
+                    }
                 }
             }
             Event::RunEnded { agent, .. } => {
@@ -167,37 +221,39 @@ impl Owner {
         }
     }
 
-    /// Runs `answer` once everything decided so far is in the journal; never, if that fails.
-    pub(super) fn after_commit(&mut self, answer: impl FnOnce() + Send + 'static) {
+    /// Tells `answer` when everything decided so far is in the journal, or that it can't be.
+    pub(super) fn after_commit(
+        &mut self,
+        answer: impl FnOnce(Result<(), NotRecorded>) + Send + 'static,
+    ) {
         self.afterwards.push(Box::new(answer));
     }
 
     /// Brings the journal up to date, and then answers.
     ///
-    /// If the journal fails, nobody is answered (they are told that the daemon failed), and the
-    /// state goes back to what the journal has.
-    pub(super) fn commit(&mut self) -> bool {
+    /// If the journal fails, all are told so, and the state goes back to what the journal has.
+    pub(super) fn commit(&mut self) -> Result<(), NotRecorded> {
         let events = std::mem::take(&mut self.unsaved);
         let answers = std::mem::take(&mut self.afterwards);
+        let mut recorded = Ok(());
         if !events.is_empty() {
             match self.store.append(&events) {
                 Ok(entries) => entries.into_iter().for_each(|entry| self.publish_entry(entry)),
                 Err(error) => {
                     tracing::error!(%error, "the journal failed; the state goes back to it");
-                    drop(answers);
-                    self.go_back();
-                    return false;
+                    let why = NotRecorded::new(&error, &self.workspace.state_dir);
+                    self.go_back(&why);
+                    recorded = Err(why);
                 }
             }
         }
         for answer in answers {
-            answer();
+            answer(recorded.clone());
         }
-        true
+        recorded
     }
 
-    fn go_back(&mut self) {
-        self.waiters.clear();
+    fn go_back(&mut self, why: &NotRecorded) {
         match fold(&self.store) {
             Ok((machine, _)) => self.machine = machine,
             Err(error) => {
@@ -205,10 +261,22 @@ impl Owner {
                 self.stopping = true;
             }
         }
+        // Those whose claim the journal has go on waiting.
+        let locks = &self.machine.state().locks;
+        let (stay, go) = std::mem::take(&mut self.waiters)
+            .into_iter()
+            .partition(|(claim, _)| !self.stopping && locks.claim(*claim).is_some());
+        self.waiters = stay;
+        let go: BTreeMap<ClaimId, Waiter> = go;
+        for waiter in go.into_values() {
+            waiter.fail(why);
+        }
         for (agent, served) in &self.agents {
             let live = self.machine.state().live_run_of(agent).is_some();
             served.gate.forget_admissions(live);
         }
+        // What the clock asks for is asked for again and again until the journal takes it.
+        std::thread::sleep(PAUSE_AFTER_FAILURE);
     }
 
     fn publish_entry(&self, entry: Entry) {
@@ -222,7 +290,7 @@ impl Owner {
         &mut self,
         after: u64,
     ) -> Result<(Vec<LogEntry>, broadcast::Receiver<LogEntry>), ServiceError> {
-        self.commit();
+        self.commit()?;
         let past = self.store.after(after, usize::MAX)?;
         Ok((past.into_iter().map(log_entry).collect(), self.log.subscribe()))
     }

@@ -125,9 +125,7 @@ impl Owner {
         let changes = self.changes_of(agent)?;
         let before = self.units_of(agent);
         self.command(Command::Discard { agent: agent.clone() })?;
-        if !self.commit() {
-            return Err(ServiceError::Stopped);
-        }
+        self.commit()?;
         self.clear_discarded(agent)?;
         Ok(self.settled(agent, changes, Outcome::Discarded, &before))
     }
@@ -166,10 +164,10 @@ impl Owner {
         paths: &[RelPath],
     ) -> Result<Still, ServiceError> {
         // Writes that were let through and not yet answered would never end otherwise.
-        if !self.commit() {
-            return Err(ServiceError::Stopped);
-        }
+        self.commit()?;
         let still = Still(self.agents.get(agent).map(|served| served.gate.stop_writes()));
+        // What has gone through until now.
+        self.collect(agent);
         self.refuse_while_written(agent, paths)?;
         Ok(still)
     }
@@ -234,7 +232,7 @@ impl Owner {
             serde_json::to_string(staged.plan()).map_err(|_| ServiceError::Plan(agent.clone()))?;
         let stage = staged.stage_dir().to_string_lossy().into_owned();
         self.command(Command::BeginApply { agent: agent.clone(), paths, stage, plan })?;
-        if self.commit() { Ok(()) } else { Err(ServiceError::Stopped) }
+        Ok(self.commit()?)
     }
 
     /// Other agents' live views go on showing what they showed.
@@ -274,6 +272,8 @@ impl Owner {
         // Before others hear of it: one of them may be a write of this very agent that waits.
         drop(still);
         self.command(Command::FinishApply { agent: agent.clone(), rebased })?;
+        let paths: Vec<RelPath> = applied.now.keys().cloned().collect();
+        self.compare_others(agent, &paths);
         self.refresh_idle_views();
         Ok(())
     }
@@ -319,7 +319,7 @@ impl Owner {
                 Err(error) => tracing::error!(%agent, %error, "an apply is still cut off"),
             }
         }
-        self.commit();
+        self.commit()?;
         let underway: Vec<PathBuf> =
             self.state().underway.values().map(|apply| PathBuf::from(&apply.stage)).collect();
         let left = changeset::stages(&self.workspace.root)?.into_iter().map(|(_, stage)| stage);

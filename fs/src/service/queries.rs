@@ -33,6 +33,7 @@ impl Owner {
             leases: state.locks.leases().count(),
             waiting: state.locks.queue().count(),
             pending: self.agents_at_rest().len(),
+            conflicts: state.coming().count(),
             config: self.config.clone(),
             mount_method: method.to_owned(),
             watched: self.watch.covered(),

@@ -1,12 +1,13 @@
 //! The state as the API tells it. Pure: from the state's types to the wire's.
 
 use agentfs_api::types::{
-    Agent, AgentState, Blocker, Lock, Outcome, Recoverable, Run, WaitRecord, Waiting,
+    Agent, AgentState, Blocker, ComingConflict, Lock, Outcome, Recoverable, Run, WaitRecord,
+    Waiting,
 };
 use agentfs_core::changeset::{ChangeSet, Conflict};
 use agentfs_core::locks::Lease;
 use agentfs_core::machine::{self, State};
-use agentfs_core::{AgentName, Timestamp, explain};
+use agentfs_core::{AgentName, RelPath, Timestamp, explain};
 use std::path::PathBuf;
 
 /// One lease.
@@ -77,6 +78,7 @@ pub fn agents(state: &State, view: impl Fn(&AgentName) -> Option<PathBuf>) -> Ve
             view: view(name),
             leases: state.locks.leases_of(name).count(),
             changed: known.based.len(),
+            conflicts: known.coming.len(),
             last_active: known.last_sign,
         }
     };
@@ -117,6 +119,19 @@ pub fn waits(run: &machine::Run) -> Vec<WaitRecord> {
     run.incidents.iter().map(record).collect()
 }
 
+/// The conflicts that come for one agent, or for all.
+pub fn coming(state: &State, agent: Option<&AgentName>, now: Timestamp) -> Vec<ComingConflict> {
+    let all = state.coming().filter(|(who, _, _)| agent.is_none_or(|agent| agent == *who));
+    let tell = |(who, path, coming): (&AgentName, &RelPath, &machine::Coming)| ComingConflict {
+        agent: who.clone(),
+        path: path.clone(),
+        since: coming.since,
+        author: coming.author.clone(),
+        text: explain::will_conflict(who, path, coming, now),
+    };
+    all.map(tell).collect()
+}
+
 /// An agent's pending work as `agentctl recover` lists it.
 pub fn recoverable(
     state: &State,
@@ -151,7 +166,12 @@ pub fn whoami(state: &State, agent: &AgentName) -> String {
         agentfs_core::config::Unclaimed::Claim => "claim",
         agentfs_core::config::Unclaimed::Deny => "deny",
     });
-    format!("agent: {agent}\nrun: {id}\nbase: {}\nunclaimed: {unclaimed}\n", state.base_version)
+    let newest = state.base_version;
+    let base = match run.map(|run| run.base) {
+        Some(base) if base != newest => format!("{base} (newest {newest}: `agentctl sync`)"),
+        _ => newest.to_string(),
+    };
+    format!("agent: {agent}\nrun: {id}\nbase: {base}\nunclaimed: {unclaimed}\n")
 }
 
 /// `.agentfs/explain`.

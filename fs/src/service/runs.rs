@@ -3,19 +3,20 @@
 use super::gate::AgentGate;
 use super::owner::{Served, read_config};
 use super::publish::Work;
-use super::{Owner, ServiceError, report};
+use super::{Owner, ServiceError, report, sync};
 use crate::changeset;
 use crate::fuse;
 use crate::gate::ViewControl;
 use crate::identity;
 use crate::layout::{self, AgentDirs};
 use crate::process;
-use crate::view::{Scratch, View, ViewSpec};
-use agentfs_api::types::{Outcome, RunSummary, StartRun, StartedRun};
+use crate::view::{Found, Scratch, View, ViewSpec};
+use agentfs_api::types::{Outcome, Place, RunSummary, ScratchMounts, StartRun, StartedRun};
 use agentfs_core::changeset::ChangeSet;
 use agentfs_core::config::{Publish, Span};
 use agentfs_core::machine::{Command, Exit, Policy, Reply};
 use agentfs_core::{AgentName, RelPath, RunId};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,10 +26,26 @@ const HEARTBEATS_PER_TTL: u32 = 8;
 /// The longest time between two signs of life.
 const LONGEST_HEARTBEAT: Duration = Duration::from_secs(30);
 
+/// A run that has not ended, for the server.
+pub struct LiveRun {
+    /// Which.
+    pub run: RunId,
+    /// The process whose end is its end.
+    pub process: u32,
+    /// Whose.
+    pub agent: AgentName,
+    /// Whom the agent has become, where the daemon runs as root.
+    pub run_as: Option<(u32, u32)>,
+}
+
 impl Owner {
     /// Registers a run and serves its view. Its claims are made afterwards.
-    pub fn start_run(&mut self, request: StartRun) -> Result<StartedRun, ServiceError> {
-        self.reread_config()?;
+    /// `scratch` are the directories to be mounted past the view, where that can be.
+    pub fn start_run(
+        &mut self,
+        request: StartRun,
+        scratch: &[Found],
+    ) -> Result<StartedRun, ServiceError> {
         let policy = Policy {
             unclaimed: request.unclaimed.unwrap_or(self.config.unclaimed),
             wait: request.wait.unwrap_or(self.config.wait),
@@ -39,7 +56,10 @@ impl Owner {
         let started = self.command(Command::StartRun { agent, argv, policy, process })?;
         let Reply::Started(run, agent) = started else { return Err(ServiceError::Stopped) };
         match self.begin_view(run, &agent) {
-            Ok(dirs) => Ok(self.started(run, agent, dirs)),
+            Ok((dirs, places)) => {
+                let scratch = self.prepare_mounts(&agent, &dirs, scratch);
+                Ok(self.started(run, agent, dirs, scratch, places))
+            }
             Err(error) => {
                 // What earlier runs of the agent left is still there.
                 let found = self.changes_of(&agent);
@@ -49,23 +69,30 @@ impl Owner {
         }
     }
 
-    /// The view of a run that begins: with base's `.git`, unless changes are still pending that the
-    /// agent's own may belong to.
-    fn begin_view(&mut self, run: RunId, agent: &AgentName) -> Result<AgentDirs, ServiceError> {
+    /// The view of a run that begins, and what the sandbox has to show beside it.
+    fn begin_view(
+        &mut self,
+        run: RunId,
+        agent: &AgentName,
+    ) -> Result<(AgentDirs, Vec<Place>), ServiceError> {
         self.clear_discarded(agent)?;
-        if !self.state().agent(agent)?.may_have_changes() {
-            let dirs = self.open_view(agent)?;
-            let aside = dirs.set_git_aside(run);
-            aside.map_err(ServiceError::io("set aside the old .git in", &dirs.delta))?;
-        }
+        let places = self.begin_git(run, agent)?;
         let dirs = self.serve(agent)?;
+        self.gate_of(agent)?.open();
         if let Err(error) = identity::seed(&dirs.home, &self.workspace.root, self.files.shown) {
             tracing::warn!(%agent, %error, "the agent's home has no git identity");
         }
-        Ok(dirs)
+        Ok((dirs, places))
     }
 
-    fn started(&self, run: RunId, agent: AgentName, dirs: AgentDirs) -> StartedRun {
+    fn started(
+        &self,
+        run: RunId,
+        agent: AgentName,
+        dirs: AgentDirs,
+        scratch: Option<ScratchMounts>,
+        places: Vec<Place>,
+    ) -> StartedRun {
         let heartbeat = (self.config.ttl.0 / HEARTBEATS_PER_TTL).min(LONGEST_HEARTBEAT);
         StartedRun {
             run,
@@ -73,10 +100,22 @@ impl Owner {
             view: self.mountpoint.join(agent.as_str()),
             home: dirs.home,
             socket: self.workspace.agent_socket(&agent),
-            run_as: rustix::process::geteuid().is_root().then_some(self.files.shown),
+            run_as: self.run_as(),
             heartbeat: Span(heartbeat.max(Duration::from_millis(100))),
+            scratch,
             agent,
+            places,
         }
+    }
+
+    /// What counts as scratch, by the configuration as it is now; and the agent's delta.
+    pub(super) fn fresh_scratch(
+        &mut self,
+        agent: Option<&AgentName>,
+    ) -> Result<(Arc<Scratch>, Option<PathBuf>), ServiceError> {
+        self.reread_config()?;
+        let delta = agent.map(|agent| AgentDirs::of(&self.workspace, agent).delta);
+        Ok((self.scratch.clone(), delta))
     }
 
     fn reread_config(&mut self) -> Result<(), ServiceError> {
@@ -89,7 +128,7 @@ impl Owner {
         Ok(())
     }
 
-    /// Makes the agent's view be there, at the newest version of base, and its gate open.
+    /// Makes the agent's view be there, at the newest version of base.
     fn serve(&mut self, agent: &AgentName) -> Result<AgentDirs, ServiceError> {
         let dirs = self.open_view(agent)?;
         let mountpoint = self.mountpoint.join(agent.as_str());
@@ -101,10 +140,23 @@ impl Owner {
         if served.mounted.as_ref().is_none_or(fuse::MountedView::has_ended) {
             layout::make_private(&mountpoint)
                 .map_err(ServiceError::io("make the directory", &mountpoint))?;
-            served.mounted = Some(fuse::mount(served.view.clone(), &mountpoint)?);
+            let mounted = fuse::mount(served.view.clone(), &mountpoint, self.attendant.trust())?;
+            sync::tell_watchers(&self.attendant, &mounted);
+            served.mounted = Some(mounted);
         }
-        served.gate.open();
         Ok(dirs)
+    }
+
+    /// The gate of an agent whose view is open.
+    fn gate_of(&self, agent: &AgentName) -> Result<&Arc<AgentGate>, ServiceError> {
+        self.agents.get(agent).map(|served| &served.gate).ok_or(ServiceError::Stopped)
+    }
+
+    /// Serves a run that began under another daemon again.
+    fn serve_again(&mut self, agent: &AgentName) -> Result<(), ServiceError> {
+        self.serve(agent)?;
+        self.gate_of(agent)?.reopen();
+        Ok(())
     }
 
     /// Opens the agent's view without mounting it: enough to look at its delta or to drop it.
@@ -133,7 +185,8 @@ impl Owner {
             // refused at apply, never merged into something unseen.
             let base_entry =
                 move |path: &RelPath| changeset::signature(&root, path).unwrap_or(None);
-            let gate = AgentGate::new(agent.clone(), self.service.clone(), Box::new(base_entry));
+            let (workspace, service) = (self.workspace.clone(), self.service.clone());
+            let gate = AgentGate::new(agent.clone(), workspace, service, Box::new(base_entry));
             let view = View::open(spec, gate.clone())?;
             self.agents.insert(agent.clone(), Served { view, gate, mounted: None });
         }
@@ -161,6 +214,7 @@ impl Owner {
     ) -> Result<RunSummary, ServiceError> {
         let agent = self.state().live_run(run)?.agent.clone();
         let units = self.state().live_run(run)?.units.iter().cloned().collect();
+        self.forget_mounts(&agent);
         let publish = self.config.publish;
         let why = match (&found, publish) {
             (Err(error), _) => format!("they can't be read: {error}"),
@@ -181,6 +235,7 @@ impl Owner {
         } else if exit == Exit::Code(0) && publish == Publish::OnSuccess && !is_unread {
             self.publish_run(&agent, &changes)?;
         }
+        let conflicts = report::coming(self.state(), Some(&agent), self.clock.now());
         let ended = self.state().runs.get(&run);
         let outcome = ended.and_then(|run| run.outcome.as_ref()).map(report::outcome);
         Ok(RunSummary {
@@ -190,6 +245,7 @@ impl Owner {
             units,
             waits: ended.map(report::waits).unwrap_or_default(),
             outcome: outcome.unwrap_or(Outcome::Nothing),
+            conflicts,
         })
     }
 
@@ -235,12 +291,15 @@ impl Owner {
             if !alive {
                 let found = self.changes_of(&agent);
                 self.end_run(run, Exit::Lost, found)?;
-            } else if let Err(error) = self.serve(&agent) {
+            } else if let Err(error) = self.serve_again(&agent) {
                 tracing::error!(%agent, %error, "its view can't be served again");
             }
         }
         self.end_stale_waits()?;
-        self.commit();
+        if let Err(error) = self.forget_idle_gits() {
+            tracing::error!(%error, "copies of the repository that nobody needs are still there");
+        }
+        self.commit()?;
         Ok(())
     }
 
@@ -256,9 +315,20 @@ impl Owner {
         Ok(())
     }
 
-    /// The live runs with the processes that they end with: to be watched.
-    pub fn live_runs(&self) -> Vec<(RunId, u32)> {
+    /// The live runs with the processes that they end with: to be watched, and listened to.
+    pub fn live_runs(&self) -> Vec<LiveRun> {
         let live = self.state().runs.values().filter(|run| run.ended.is_none());
-        live.map(|run| (run.id, run.process.pid)).collect()
+        let live = live.map(|run| LiveRun {
+            run: run.id,
+            process: run.process.pid,
+            agent: run.agent.clone(),
+            run_as: self.run_as(),
+        });
+        live.collect()
+    }
+
+    /// Whom an agent becomes, where the daemon runs as root.
+    fn run_as(&self) -> Option<(u32, u32)> {
+        rustix::process::geteuid().is_root().then_some(self.files.shown)
     }
 }

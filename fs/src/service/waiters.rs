@@ -1,6 +1,7 @@
 //! Those that wait: writes held at the gate, and claims made by hand.
 
-use super::{Owner, ServiceError, list, report};
+use super::orders::OrderedClaim;
+use super::{NotRecorded, Owner, ServiceError, if_kept, list, report};
 use crate::gate::{Answer, Intent, Notice, Permit, Refusal, Requester, ViewControl as _};
 use crate::process;
 use agentfs_api::types::Lock;
@@ -13,6 +14,8 @@ use tokio::sync::oneshot;
 pub(super) enum Waiter {
     /// A system call in a view.
     Write { agent: AgentName, intent: Intent, requester: Requester, answer: Answer },
+    /// A write into `.agentfs/claim`.
+    Order(OrderedClaim),
     /// A request of the API.
     Claim { request: ClaimRequest, reply: Granted },
 }
@@ -24,9 +27,22 @@ impl Waiter {
     /// Whether nobody would hear the answer any more.
     fn is_gone(&self) -> bool {
         match self {
-            Self::Write { requester: Requester { tid: 0 }, .. } => false,
-            Self::Write { requester, .. } => process::is_interrupted(requester.tid),
+            Self::Write { requester, .. } | Self::Order(OrderedClaim { requester, .. }) => {
+                requester.tid != 0 && process::is_interrupted(requester.tid)
+            }
             Self::Claim { reply, .. } => reply.is_closed(),
+        }
+    }
+}
+
+impl Waiter {
+    /// The journal has failed and does not know of the wait.
+    pub(super) fn fail(self, why: &NotRecorded) {
+        match self {
+            Self::Write { answer, .. } => answer(Err(unrecorded(why.clone()))),
+            Self::Order(order) => order.fail(unrecorded(why.clone())),
+            // Whoever has gone away needs no answer.
+            Self::Claim { reply, .. } => drop(reply.send(Err(why.clone().into()))),
         }
     }
 }
@@ -86,6 +102,9 @@ impl Owner {
                 };
                 served.gate.admit(&intent.paths);
                 let permit = served.gate.permit();
+                if let Some(path) = intent.paths.first() {
+                    self.delegate(agent, path);
+                }
                 self.answer(answer, Ok(permit));
             }
             Err(error) => {
@@ -97,7 +116,7 @@ impl Owner {
 
     /// Answers a write once the journal has the decision.
     fn answer(&mut self, answer: Answer, said: Result<Permit, Refusal>) {
-        self.after_commit(move || answer(said));
+        self.after_commit(move |kept| answer(kept.map_err(unrecorded).and(said)));
     }
 
     /// A claim by hand.
@@ -124,24 +143,26 @@ impl Owner {
 
     fn reply(&mut self, reply: Granted, said: Result<Vec<Lock>, ServiceError>) {
         // Whoever has gone away needs no answer.
-        self.after_commit(move || drop(reply.send(said)));
+        self.after_commit(move |kept| drop(reply.send(if_kept(kept, said))));
     }
 
     /// The sentence about the agent's latest refusal.
-    fn last_words(&self, agent: &AgentName) -> String {
+    pub(super) fn last_words(&self, agent: &AgentName) -> String {
         let incidents = &self.state().incidents;
         let latest = incidents.iter().rev().find(|incident| incident.agent == *agent);
         latest.map(|incident| incident.text.clone()).unwrap_or_default()
     }
 
     /// Keeps the waiter until its claim ends; a claim that may not wait at all has ended already.
-    fn wait(&mut self, claim: ClaimId, waiter: Waiter) {
+    pub(super) fn wait(&mut self, claim: ClaimId, waiter: Waiter) {
         if self.state().locks.claim(claim).is_some() {
             self.waiters.insert(claim, waiter);
         } else {
             let agent = match &waiter {
                 Waiter::Write { agent, .. } => agent,
-                Waiter::Claim { request, .. } => &request.agent,
+                Waiter::Claim { request, .. } | Waiter::Order(OrderedClaim { request, .. }) => {
+                    &request.agent
+                }
             };
             let text = self.last_words(agent);
             self.dismiss(waiter, ClaimEnd::TimedOut, text);
@@ -167,6 +188,7 @@ impl Owner {
             (Waiter::Write { answer, .. }, ClaimEnd::Cancelled | ClaimEnd::RunEnded) => {
                 self.answer(answer, Err(Refusal::Interrupted));
             }
+            (Waiter::Order(order), end) => self.end_order(order, end, &text),
             (Waiter::Claim { reply, .. }, _) => {
                 let timed_out = end == ClaimEnd::TimedOut;
                 self.reply(reply, Err(ServiceError::NotGranted { timed_out, text }));
@@ -219,11 +241,18 @@ impl Owner {
             Notice::Explain => report::explanation_for(state, agent, now),
             Notice::Readme => include_str!("notice.md").to_owned(),
             Notice::GitIgnore => "*\n".to_owned(),
+            Notice::Claim | Notice::Release => self.said(agent, notice),
         }
     }
 }
 
-fn refusal(why: RefusalKind) -> Refusal {
+/// What a write meets when the journal fails.
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+pub(super) fn unrecorded(why: NotRecorded) -> Refusal {
+    if why.full { Refusal::Full } else { Refusal::NotRecorded }
+}
+
+pub(super) fn refusal(why: RefusalKind) -> Refusal {
     match why {
         RefusalKind::Denied => Refusal::Denied,
         RefusalKind::Deadlock => Refusal::Busy,

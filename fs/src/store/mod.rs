@@ -44,6 +44,14 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether it is for want of space.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Database { source, .. }
+            if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
+    }
+}
+
 /// One row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

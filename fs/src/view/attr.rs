@@ -5,8 +5,8 @@ use super::error::FsError;
 use super::layers::Which;
 use super::nodes::Target;
 use super::read::Attr;
-use super::write::drop_set_id;
-use super::{View, notices, sys};
+use super::write::{ByRoot, drop_set_id};
+use super::{View, acl, notices, sys};
 use crate::gate::Permit;
 use agentfs_core::RelPath;
 use rustix::fs::{self, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags};
@@ -37,12 +37,14 @@ pub struct Changes {
     pub atime: Option<SetTime>,
     /// Modification time.
     pub mtime: Option<SetTime>,
+    /// Who changes it.
+    pub by_root: ByRoot,
 }
 
 impl Changes {
     /// Whether nothing but the size changes.
     pub fn only_size(&self) -> bool {
-        Self { size: None, ..*self } == Self::default()
+        Self { size: None, by_root: ByRoot(false), ..*self } == Self::default()
     }
 }
 
@@ -63,9 +65,17 @@ impl View {
     }
 
     /// Changes the size through an open handle: that it is open for writing is the proof.
-    pub fn truncate(&self, ino: u64, handle: u64, size: u64) -> Result<Attr, FsError> {
+    pub fn truncate(
+        &self,
+        ino: u64,
+        handle: u64,
+        size: u64,
+        by_root: ByRoot,
+    ) -> Result<Attr, FsError> {
         let file = self.handles.writable(handle)?;
-        drop_set_id(&file)?;
+        if !by_root.0 {
+            drop_set_id(&file)?;
+        }
         fs::ftruncate(&*file, size)?;
         self.getattr(ino, Some(handle))
     }
@@ -113,7 +123,9 @@ impl View {
         if let Some(size) = changes.size {
             let flags = OFlags::WRONLY | OFlags::CLOEXEC;
             let data = fs::open(sys::proc_path(&file), flags, Mode::empty())?;
-            drop_set_id(&data)?;
+            if !changes.by_root.0 {
+                drop_set_id(&data)?;
+            }
             fs::ftruncate(data, size)?;
         }
         if changes.uid.is_some() || changes.gid.is_some() {
@@ -148,6 +160,10 @@ impl View {
             return Err(FsError::HiddenAttribute);
         }
         let file = self.own_node(ino, path, Content::Keep)?;
+        if name == acl::ACCESS || name == acl::DEFAULT {
+            let list = acl::with_ids(value, |ids| self.owner.on_host(ids));
+            return Ok(fs::setxattr(sys::proc_path(&file), name, &list, flags)?);
+        }
         Ok(fs::setxattr(sys::proc_path(&file), name, value, flags)?)
     }
 

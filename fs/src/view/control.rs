@@ -15,10 +15,10 @@
 use super::error::FsError;
 use super::layers::Which;
 use super::{View, notices, sys};
-use crate::gate::ViewControl;
+use crate::gate::{Advanced, ViewControl};
 use crate::watch::{BaseChanges, BaseListener};
 use agentfs_core::RelPath;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -53,19 +53,38 @@ impl View {
     }
 
     /// Waits a moment for the kernel.
-    fn settle(&self) {
+    fn settle_kernel(&self) {
         let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(kernel) = kernel {
             kernel.settle();
         }
     }
 
+    /// Lets the view show the pins' directory `name` at its root alone, without what base has
+    /// there. Only while no run uses the view, and before it is synced.
+    pub fn seclude(&self, name: &OsStr) -> io::Result<()> {
+        let _names = self.write_names();
+        let dir = sys::dir_at(self.layers.root(Which::Pins), name)?;
+        Ok(self.delta.set_opaque(dir)?)
+    }
+
+    /// The attribute by which directories of this view's layers hide what is below them.
+    pub fn opaque_attribute(&self) -> &'static str {
+        self.delta.opaque_attribute()
+    }
+
     /// Makes the kernel forget `paths`, or all, soon.
-    fn invalidate(&self, paths: Option<&[RelPath]>) {
+    pub(super) fn invalidate(&self, paths: Option<&[RelPath]>) {
         let Some(paths) = paths else { return self.invalidate_all() };
+        self.invalidate_with(paths, &[]);
+    }
+
+    /// Makes the kernel forget `paths`, and of `dirs` the attributes, soon.
+    pub(super) fn invalidate_with(&self, paths: &[RelPath], dirs: &[RelPath]) {
         let mut what = Vec::new();
         {
             let nodes = self.nodes();
+            what.extend(dirs.iter().filter_map(|dir| nodes.ino(dir)).map(Cached::Inode));
             // Data first: entries may have to wait for an operation in their directory.
             what.extend(paths.iter().filter_map(|path| nodes.ino(path)).map(Cached::Inode));
             for path in paths {
@@ -75,7 +94,10 @@ impl View {
                     let Some((parent, name)) = at.parent().zip(at.file_name()) else { break };
                     if let Some(parent) = nodes.ino(&parent) {
                         what.push(Cached::Inode(parent));
-                        what.push(Cached::Entry(parent, name.to_owned()));
+                        // With the name of a directory the kernel forgets what is mounted there.
+                        if !self.holds_mounts(&at) {
+                            what.push(Cached::Entry(parent, name.to_owned()));
+                        }
                         break;
                     }
                 }
@@ -87,8 +109,12 @@ impl View {
 
     fn invalidate_all(&self) {
         let mut what = vec![Cached::Inode(super::ROOT)];
+        let mounts = self.nodes_of_mounts();
         for (ino, links) in self.nodes().all() {
             what.push(Cached::Inode(ino));
+            if mounts.contains(&ino) {
+                continue;
+            }
             what.extend(links.map(|(dir, name)| Cached::Entry(dir, name.to_owned())));
         }
         // Data first, as above.
@@ -150,7 +176,7 @@ impl View {
         }
         fs::chmodat(pins, name, sys::permissions(stat), AtFlags::empty())?;
         let now = fs::statat(base, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        super::delta::set_times(dir.as_fd(), &times_of(&now))
+        super::delta::set_times(dir.as_fd(), &super::delta::times_of(&now))
     }
 
     /// A hard link where that is possible: base's file is replaced by rename, never written.
@@ -178,7 +204,7 @@ impl View {
         if self.delta.privileged() {
             super::delta::set_owner(copy.as_fd(), Some(stat.st_uid), Some(stat.st_gid))?;
         }
-        super::delta::set_times(copy.as_fd(), &times_of(&stat))
+        super::delta::set_times(copy.as_fd(), &super::delta::times_of(&stat))
     }
 
     /// Removes the pin of one path, or the whiteout above it that stands for it, and the
@@ -205,7 +231,7 @@ impl View {
 
     /// Removes one path from the delta, and the directories above it that the delta had only for
     /// its sake.
-    fn drop_one(&self, path: &RelPath) -> Result<(), FsError> {
+    pub(super) fn drop_one(&self, path: &RelPath) -> Result<(), FsError> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
         let root = self.layers.root(Which::Delta);
         let dir = match sys::dir_beneath(root, &parent) {
@@ -215,9 +241,11 @@ impl View {
         };
         let Some(stat) = sys::stat_at(&dir, name)? else { return Ok(()) };
         if sys::is_dir(&stat) {
-            // Only what is left empty goes: what is below it and stays (scratch) is the agent's.
+            // Only what is left empty goes: what is below it and stays (scratch) is the agent's, and
+            // hides nothing of what base has there now.
             match fs::unlinkat(&dir, name, AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOTEMPTY) => {}
+                Ok(()) => {}
+                Err(Errno::NOTEMPTY) => self.delta.unset_opaque(sys::dir_at(&dir, name)?)?,
                 Err(errno) => return Err(errno.into()),
             }
         } else {
@@ -242,14 +270,11 @@ impl View {
     fn sync_all(&self) -> io::Result<()> {
         {
             let _names = self.write_names();
-            let root = self.layers.root(Which::Pins);
             self.layers.forget_all();
-            for (name, _) in sys::names(root)? {
-                sys::remove_all(root, &name)?;
-            }
+            drop_old_versions(self.layers.root(Which::Pins))?;
         }
         self.invalidate(None);
-        self.settle();
+        self.settle_kernel();
         Ok(())
     }
 
@@ -271,7 +296,10 @@ impl View {
             let path = at.join(&name);
             let Some(stat) = sys::stat_at(dir, &name)? else { continue };
             let is_dir = sys::is_dir(&stat);
-            if self.is_scratch(&path, is_dir) {
+            // That a directory is gone is as private as the directory was.
+            let was_dir = sys::is_whiteout(&stat)
+                && self.layers.stat_in(Which::Base, &path)?.is_some_and(|it| sys::is_dir(&it));
+            if self.is_scratch(&path, is_dir || was_dir) {
                 continue;
             }
             if is_dir {
@@ -286,6 +314,9 @@ impl View {
 impl BaseListener for View {
     /// Somebody has changed base by hand: what the view shows of it, the kernel must forget.
     fn base_changed(&self, changes: &BaseChanges) {
+        let changed: Vec<RelPath> = changes.paths.union(&changes.subtrees).cloned().collect();
+        // While it is still known what was there.
+        let edits = self.edits_to_tell(&changed);
         {
             // Whoever walks to a directory now has the old one kept before this, or the new one.
             let _names = self.write_names();
@@ -297,8 +328,10 @@ impl BaseListener for View {
         if changes.all {
             self.invalidate(None);
         } else {
-            let changed: Vec<RelPath> = changes.paths.union(&changes.subtrees).cloned().collect();
             self.invalidate(Some(&changed));
+        }
+        if let Some((tell, edits)) = edits {
+            tell(edits);
         }
     }
 }
@@ -327,6 +360,14 @@ impl ViewControl for View {
         Ok(())
     }
 
+    fn advance(&self) -> io::Result<Advanced> {
+        Ok(self.advance_all()?)
+    }
+
+    fn settle(&self) {
+        self.settle_kernel();
+    }
+
     fn drop_from_delta(&self, paths: Option<&[RelPath]>) -> io::Result<()> {
         let dropped = {
             let _names = self.write_names();
@@ -342,7 +383,7 @@ impl ViewControl for View {
         self.invalidate(Some(&dropped));
         // What was dropped is still held open for its handles, so an open of the inode that the
         // kernel has under the name would find it: the kernel is waited for.
-        self.settle();
+        self.settle_kernel();
         Ok(())
     }
 
@@ -355,15 +396,20 @@ impl ViewControl for View {
     }
 }
 
-fn times_of(stat: &Stat) -> Timestamps {
-    let time = |seconds, nanoseconds: u64| Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds.try_into().unwrap_or(0),
-    };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+/// Removes all pins but the snapshots of git directories, which only a new run replaces. Says
+/// whether nothing is left.
+fn drop_old_versions(dir: impl AsFd) -> Result<bool, Errno> {
+    let mut empty = true;
+    for (name, kind) in sys::names(&dir)? {
+        let keeps = notices::is_git(&name)
+            || kind == FileType::Directory && !drop_old_versions(sys::dir_at(&dir, &name)?)?;
+        if keeps {
+            empty = false;
+        } else {
+            sys::remove_all(&dir, &name)?;
+        }
     }
+    Ok(empty)
 }
 
 /// Removes the directory and those above it, up to the first that holds something.

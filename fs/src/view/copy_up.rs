@@ -89,7 +89,7 @@ impl View {
         };
         let dir = self.delta.ensure_dir(&self.layers, &parent)?;
         let delta = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
-        staged.place(delta, name)?;
+        staged.place_copy(delta, name)?;
         let bytes = if content == Content::Keep { entry.stat.st_size as u64 } else { 0 };
         self.copied.note(bytes);
         self.adopt(path, &entry)

@@ -51,6 +51,13 @@ impl Staged<'_> {
         Ok(())
     }
 
+    /// Moves it to `name`, and `dir` keeps its times: the view shows there what it has shown.
+    pub(super) fn place_copy(self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), FsError> {
+        let times = times_of(&fs::fstat(dir)?);
+        self.place(dir, name)?;
+        set_times(dir, &times)
+    }
+
     /// Changes places with what is at `name`, which is then removed with this guard.
     pub(super) fn exchange(self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), FsError> {
         if let Some(staged) = &self.name {
@@ -109,6 +116,27 @@ impl Delta {
         staged.exchange(dir, name)
     }
 
+    /// Puts a character device 0:0, as the view shows it, at a name where no directory is.
+    pub(super) fn put_zero_device(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), FsError> {
+        let (staged, ()) = self.stage(|work, temp| {
+            Ok(fs::mknodat(work, temp, FileType::CharacterDevice, Mode::empty(), KEPT_ZERO)?)
+        })?;
+        staged.place(dir, name)
+    }
+
+    /// Lets what lower layers have below the directory show again.
+    pub(super) fn unset_opaque(&self, dir: impl AsFd) -> Result<(), Errno> {
+        match fs::removexattr(sys::proc_path(&dir), self.format.opaque()) {
+            Ok(()) | Err(Errno::NODATA) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// The attribute that [`Delta::set_opaque`] sets.
+    pub(super) fn opaque_attribute(&self) -> &'static str {
+        self.format.opaque()
+    }
+
     /// Hides what lower layers have below the directory.
     pub(super) fn set_opaque(&self, dir: impl AsFd) -> Result<(), FsError> {
         let path = sys::proc_path(&dir);
@@ -136,9 +164,11 @@ impl Delta {
             let (staged, ()) = self.stage(|work, temp| {
                 fs::mkdirat(work, temp, Mode::RWXU)?;
                 let copy = sys::pin_at(work, temp)?;
-                self.copy_metadata(source, copy.as_fd(), &fs::fstat(source)?)
+                let stat = fs::fstat(source)?;
+                self.note_number(copy.as_fd(), stat.st_ino)?;
+                self.copy_metadata(source, copy.as_fd(), &stat)
             })?;
-            staged.place(parent, name)?;
+            staged.place_copy(parent, name)?;
             layers.forget_one(&at);
         }
         layers.dir(path)
@@ -161,11 +191,8 @@ impl Delta {
         let (staged, ()) = self.stage(|work, temp| {
             Self::copy_content(source.as_fd(), &stat, work, temp, content)?;
             let copy = sys::pin_at(work, temp)?;
-            self.copy_metadata(source.as_fd(), copy.as_fd(), &stat)?;
-            if sys::kind(&stat) == FileType::RegularFile {
-                self.note_number(copy.as_fd(), stat.st_ino)?;
-            }
-            Ok(())
+            self.note_number(copy.as_fd(), stat.st_ino)?;
+            self.copy_metadata(source.as_fd(), copy.as_fd(), &stat)
         })?;
         Ok(staged)
     }
@@ -203,9 +230,6 @@ impl Delta {
         if self.privileged {
             set_owner(copy, Some(stat.st_uid), Some(stat.st_gid))?;
         }
-        if sys::kind(stat) != FileType::Symlink {
-            fs::chmod(sys::proc_path(&copy), sys::permissions(stat))?;
-        }
         for name in sys::xattr_names(source)? {
             if is_hidden(&name) {
                 continue;
@@ -217,11 +241,11 @@ impl Delta {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        let times = Timestamps {
-            last_access: Timespec { tv_sec: stat.st_atime, tv_nsec: stat.st_atime_nsec as _ },
-            last_modification: Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ },
-        };
-        set_times(copy, &times)
+        // After the attributes: who may not write to a file may not set those of its own kind.
+        if sys::kind(stat) != FileType::Symlink {
+            fs::chmod(sys::proc_path(&copy), sys::permissions(stat))?;
+        }
+        set_times(copy, &times_of(stat))
     }
 
     /// Remembers the inode number that processes know the file by. A file system that can't keep
@@ -254,10 +278,39 @@ pub(super) fn set_owner(
     Ok(())
 }
 
+/// When the file was read and written.
+pub(super) fn times_of(stat: &Stat) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: stat.st_atime, tv_nsec: stat.st_atime_nsec as _ },
+        last_modification: Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ },
+    }
+}
+
 /// Sets the times of a file that was opened in any way.
 pub(super) fn set_times(file: BorrowedFd<'_>, times: &Timestamps) -> Result<(), FsError> {
     fs::utimensat(file, c"", times, AtFlags::EMPTY_PATH)?;
     Ok(())
+}
+
+/// The number under which a delta keeps a character device 0:0 that somebody has made, for 0:0 itself
+/// is how it says "deleted": 0:1048575, which no driver can have.
+pub(super) const KEPT_ZERO: u64 = 0xfff0_00ff;
+
+/// The device number by which a delta keeps a device; none if that one is taken.
+pub(super) fn device_in_delta(kind: FileType, device: u64) -> Option<u64> {
+    match (kind, device) {
+        (FileType::CharacterDevice, 0) => Some(KEPT_ZERO),
+        (FileType::CharacterDevice, KEPT_ZERO) => None,
+        _ => Some(device),
+    }
+}
+
+/// The device number that the view shows.
+pub(super) fn shown_device(stat: &Stat) -> u64 {
+    match (sys::kind(stat), stat.st_rdev) {
+        (FileType::CharacterDevice, KEPT_ZERO) => 0,
+        (_, device) => device,
+    }
 }
 
 /// Whether an extended attribute belongs to the format and not to the file.

@@ -28,9 +28,9 @@ pub enum FsError {
     /// The directory has entries.
     #[error("directory not empty")]
     NotEmpty,
-    /// A directory that is (also) in base can't be renamed: programs fall back to copying it.
-    #[error("a directory of the workspace is moved by copying it")]
-    MovesLayers,
+    /// A directory with a mount of the sandbox in it: programs fall back to copying.
+    #[error("a directory with a mount in it is moved by copying it")]
+    MovesMounts,
     /// The inode that the kernel names is no longer what its path shows: the kernel walks the
     /// path again by itself, so no process sees this one.
     #[error("the path shows another file by now")]
@@ -38,9 +38,9 @@ pub enum FsError {
     /// The path is in the virtual directory `.agentfs/`.
     #[error(".agentfs is made by agentfs and can't be written")]
     Virtual,
-    /// A 0:0 character device is how a delta says "deleted".
-    #[error("a character device 0:0 can't be made in a view")]
-    WhiteoutDevice,
+    /// The number by which a delta keeps a 0:0 character device.
+    #[error("a character device 0:1048575 can't be made in a view, which keeps 0:0 as that")]
+    HiddenDevice,
     /// The operation or its flags are not supported.
     #[error("not supported")]
     Unsupported,
@@ -69,16 +69,18 @@ impl FsError {
             Self::Refused(Refusal::Denied) => Errno::ACCESS,
             Self::Refused(Refusal::Interrupted) => Errno::INTR,
             Self::Refused(Refusal::Closed) | Self::Virtual => Errno::ROFS,
+            Self::Refused(Refusal::Full) => Errno::NOSPC,
+            Self::Refused(Refusal::NotRecorded) => Errno::IO,
             Self::NotFound => Errno::NOENT,
             Self::Exists => Errno::EXIST,
             Self::NotDirectory => Errno::NOTDIR,
             Self::IsDirectory => Errno::ISDIR,
             Self::NotEmpty => Errno::NOTEMPTY,
-            Self::MovesLayers => Errno::XDEV,
+            Self::MovesMounts => Errno::XDEV,
             Self::Moved => Errno::STALE,
-            Self::WhiteoutDevice | Self::HiddenAttribute => Errno::PERM,
+            Self::HiddenDevice | Self::HiddenAttribute => Errno::PERM,
             Self::Unsupported => Errno::OPNOTSUPP,
-            Self::Invalid => Errno::INVAL,
+            Self::Invalid | Self::Refused(Refusal::Invalid) => Errno::INVAL,
             Self::BadHandle => Errno::BADF,
             Self::NoAttribute => Errno::NODATA,
         }
@@ -121,7 +123,8 @@ pub enum ViewError {
     /// The delta's file system can't hold what the format needs.
     #[error(
         "the file system of {delta} can't keep {what}, which a view needs: \
-         keep agentfs's state on ext4, xfs, btrfs or tmpfs ({source})"
+         set AGENTFS_STATE_DIR to a directory on ext4, xfs, btrfs or tmpfs, in a container on a \
+         volume ({source})"
     )]
     Format {
         /// The delta.
@@ -145,5 +148,7 @@ mod tests {
         assert_eq!(errno(Refusal::Denied), Errno::ACCESS);
         assert_eq!(errno(Refusal::Interrupted), Errno::INTR);
         assert_eq!(errno(Refusal::Closed), Errno::ROFS);
+        assert_eq!(errno(Refusal::Invalid), Errno::INVAL);
+        assert_eq!(errno(Refusal::Full), Errno::NOSPC);
     }
 }

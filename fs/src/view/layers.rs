@@ -14,6 +14,7 @@
 //! whoever made it, leads out of that layer.
 
 use super::error::FsError;
+use super::foreign::Foreign;
 use super::sys;
 use crate::watch::BaseWatch;
 use agentfs_core::RelPath;
@@ -76,6 +77,7 @@ impl Format {
 pub(super) struct Layers {
     root: MergedDir,
     watch: Arc<BaseWatch>,
+    foreign: Foreign,
     open: Mutex<LruCache<RelPath, Kept>>,
 }
 
@@ -127,11 +129,22 @@ impl Layers {
         let dirs = layers.map(|dir| Some(Arc::new(dir)));
         let mut root = MergedDir { dirs, format, told: false };
         root.cover(&watch, &RelPath::root());
-        Self { root, watch, open: Mutex::new(LruCache::new(OPEN)) }
+        let foreign = Foreign::default();
+        Self { root, watch, foreign, open: Mutex::new(LruCache::new(OPEN)) }
     }
 
     fn kept(&self) -> MutexGuard<'_, LruCache<RelPath, Kept>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose attributes the format has.
+    pub(super) fn format(&self) -> Format {
+        self.root.format
+    }
+
+    /// The directories that others change too.
+    pub(super) fn foreign(&self) -> &Foreign {
+        &self.foreign
     }
 
     /// The root directory of one layer.
@@ -158,6 +171,11 @@ impl Layers {
         for at in missing.into_iter().rev() {
             let Some(name) = at.file_name() else { continue };
             dir = dir.descend(name)?;
+            if self.foreign.has(&at) {
+                // Other directories may take part at any time, and nobody says so.
+                dir.told = false;
+                continue;
+            }
             dir.cover(&self.watch, &at);
             let until = (!dir.told).then(|| Instant::now() + UNCOVERED);
             self.kept().put(at, Kept { dir: dir.clone(), until });
@@ -209,6 +227,11 @@ impl Layers {
     fn root_entry(&self) -> Result<Entry, FsError> {
         let stat = rustix::fs::fstat(self.root(Which::Delta))?;
         Ok(Entry { top: Which::Delta, stat, base_ino: None, merged: true })
+    }
+
+    /// Whether a directory of the delta or the pins hides what is below it.
+    pub(super) fn is_opaque(&self, dir: &OwnedFd) -> Result<bool, FsError> {
+        self.root.is_opaque(dir)
     }
 
     /// What one layer alone holds at `path`; none also if a directory on the way is missing.

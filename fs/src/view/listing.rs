@@ -117,7 +117,7 @@ impl View {
         let dir = self.layers.dir(&path)?;
         let mut names = dir.list()?;
         if path.is_root() {
-            names.retain(|name| name != notices::DIRECTORY && !notices::is_stage(name));
+            names.retain(|name| !notices::is_unlisted(name));
             names.push(OsString::from(notices::DIRECTORY));
         }
         Ok(Listing::new(path, Some(dir), names))
@@ -127,7 +127,7 @@ impl View {
     pub fn list_entry(&self, listing: &Listing, index: usize) -> Result<Option<DirEntry>, FsError> {
         let Some((cookie, name)) = listing.lines.get(index) else { return Ok(None) };
         let attr = match &listing.dir {
-            None => notices::by_name(name).map(|notice| self.notice_attr(notice)).transpose()?,
+            None => notices::by_name(name).map(|notice| self.fresh_attr(notice)).transpose()?,
             Some(_) if listing.path.is_root() && name == notices::DIRECTORY => {
                 Some(self.virtual_dir_attr()?)
             }

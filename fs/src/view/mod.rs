@@ -12,6 +12,8 @@
 //! write for those that change names), `nodes` (for moments only). None is held while the gate is
 //! asked or the kernel is notified.
 
+mod acl;
+mod advance;
 mod attr;
 mod caching;
 mod control;
@@ -19,9 +21,11 @@ mod copy_up;
 mod delta;
 mod error;
 mod figures;
+mod foreign;
 mod handles;
 mod layers;
 mod listing;
+mod move_dir;
 mod nodes;
 mod notices;
 mod read;
@@ -32,16 +36,17 @@ mod sys;
 mod tests;
 mod write;
 
+pub use advance::Teller;
 pub use attr::{Changes, SetTime};
 pub use control::{Cached, KernelCache};
 pub use error::{FsError, ViewError};
 pub use figures::Figures;
 pub use listing::{DOTS, DirEntry, Listing};
 pub use nodes::ROOT;
-pub use notices::{DIRECTORY_INO, is_virtual, is_virtual_path};
+pub use notices::{DIRECTORY_INO, GIT_ABOVE, is_fresh_each_time, is_virtual, is_virtual_path};
 pub use read::{Attr, Caching, Opened};
-pub use scratch::{Scratch, ScratchError};
-pub use write::Creation;
+pub use scratch::{Found, Scratch, ScratchError};
+pub use write::{ByRoot, Creation};
 
 use crate::gate::Gate;
 use crate::watch::{BaseListener, BaseWatch};
@@ -70,13 +75,22 @@ pub struct Owner {
 
 impl Owner {
     fn show(self, (uid, gid): (u32, u32)) -> (u32, u32) {
-        let map = |id, from, to| if id == from { to } else { id };
-        (map(uid, self.host.0, self.shown.0), map(gid, self.host.1, self.shown.1))
+        (swap(uid, self.host.0, self.shown.0), swap(gid, self.host.1, self.shown.1))
     }
 
-    fn on_host(self, (uid, gid): (u32, u32)) -> (u32, u32) {
-        let map = |id, from, to| if id == from { to } else { id };
-        (map(uid, self.shown.0, self.host.0), map(gid, self.shown.1, self.host.1))
+    /// The inverse of [`Owner::show`], which is its own inverse.
+    fn on_host(self, ids: (u32, u32)) -> (u32, u32) {
+        self.show(ids)
+    }
+}
+
+/// The two ids change places: a third thing would make two of the host's users one in the view, so
+/// that what is made by the one looked like the other's.
+fn swap(id: u32, one: u32, other: u32) -> u32 {
+    match id {
+        id if id == one => other,
+        id if id == other => one,
+        id => id,
     }
 }
 
@@ -117,6 +131,7 @@ pub struct View {
     listings: Listings,
     passthrough: AtomicBool,
     kernel: Mutex<Option<Arc<dyn KernelCache>>>,
+    teller: Mutex<Option<Arc<Teller>>>,
 }
 
 impl View {
@@ -172,6 +187,7 @@ impl View {
             listings: Listings::default(),
             passthrough: AtomicBool::new(false),
             kernel: Mutex::new(None),
+            teller: Mutex::new(None),
         });
         let listener: Arc<dyn BaseListener> = view.clone();
         spec.watch.subscribe(Arc::downgrade(&listener));

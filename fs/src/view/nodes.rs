@@ -300,6 +300,18 @@ impl Nodes {
         if let Some(node) = self.by_ino.get_mut(&ino) {
             node.lookups = node.lookups.saturating_sub(count);
             self.sweep(ino);
+            self.shrink();
+        }
+    }
+
+    /// Gives back memory when most of the table is empty, as after the kernel needed memory.
+    fn shrink(&mut self) {
+        const SMALL: usize = 1 << 12;
+        let (used, reserved) = (self.by_ino.len(), self.by_ino.capacity());
+        if reserved > SMALL && used < reserved / 8 {
+            self.by_ino.shrink_to(used * 2);
+            self.by_file.shrink_to(used * 2);
+            self.by_link.shrink_to(used * 2, |(hash, _)| *hash);
         }
     }
 
@@ -341,6 +353,14 @@ impl Nodes {
         }
         let Some(node) = self.by_ino.get(&ino) else { return Vec::new() };
         node.links().filter_map(|link| self.path_through(link)).collect()
+    }
+
+    /// How many names the view has for a file of a lower layer; none for any other, which has as
+    /// many as the host says.
+    pub(super) fn links_of_lower(&self, ino: u64) -> Option<u32> {
+        let node = self.by_ino.get(&ino).filter(|node| !node.in_delta)?;
+        // What was replaced has its name in the eyes of who holds it open.
+        Some(u32::from(node.link.is_some() || node.replaced))
     }
 
     /// Whether the node is a directory.
@@ -561,6 +581,22 @@ mod tests {
         nodes.forget(x, 1);
         assert_eq!(nodes.len(), 1, "the root alone");
         assert!(nodes.by_link.is_empty() && nodes.by_file.is_empty());
+    }
+
+    #[test]
+    fn a_table_that_has_become_empty_gives_its_memory_back() {
+        let mut nodes = nodes();
+        let names: Vec<_> = (0..20_000).map(|n| n.to_string()).collect();
+        let inos: Vec<_> =
+            names.iter().zip(10..).map(|(n, i)| bind(&mut nodes, n, file(i))).collect();
+        for ino in &inos {
+            nodes.remember(*ino);
+        }
+        let full = nodes.bytes();
+        for ino in &inos {
+            nodes.forget(*ino, 1);
+        }
+        assert!(nodes.bytes() < full / 4, "{} of {full}", nodes.bytes());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::error::FsError;
 use super::handles::Handle;
 use super::layers::{Entry, Place, Which};
 use super::nodes::{Facts, Target};
-use super::{View, notices, sys};
+use super::{View, acl, delta, notices, sys};
 use crate::gate::Notice;
 use crate::stat::signature_of;
 use agentfs_core::RelPath;
@@ -90,7 +90,7 @@ impl View {
     /// node once more.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Option<Attr>, FsError> {
         if parent == notices::DIRECTORY_INO {
-            return notices::by_name(name).map(|notice| self.notice_attr(notice)).transpose();
+            return notices::by_name(name).map(|notice| self.fresh_attr(notice)).transpose();
         }
         let _names = self.read_names();
         let path = self.child_path(parent, name)?;
@@ -135,13 +135,11 @@ impl View {
     fn facts(&self, path: &RelPath, place: &Place, entry: &Entry) -> Result<Facts, FsError> {
         let is_dir = sys::is_dir(&entry.stat);
         let in_delta = entry.top == Which::Delta;
-        let wanted = if is_dir {
+        let wanted = if entry.base_ino.is_some() {
             entry.base_ino
         } else if !in_delta {
-            Some(entry.stat.st_ino)
-        } else if sys::kind(&entry.stat) == FileType::RegularFile
-            && self.nodes().ino(path).is_none()
-        {
+            (!is_dir).then_some(entry.stat.st_ino)
+        } else if self.nodes().ino(path).is_none() {
             self.delta.noted_number(place)?
         } else {
             None
@@ -159,13 +157,13 @@ impl View {
             return self.notice_attr(notice);
         }
         if let Some(file) = handle.and_then(|id| self.handles.file(id).ok()) {
-            return Ok(self.attr_of_file(ino, fs::fstat(&*file)?));
+            return self.attr_of_open(ino, &file);
         }
         let _names = self.read_names();
         let target = self.nodes().target(ino).ok_or(FsError::Moved)?;
         let gone = match target {
             Target::Orphan(file) | Target::Replaced(file) => {
-                return Ok(self.attr_of_file(ino, fs::fstat(&*file)?));
+                return self.attr_of_open(ino, &file);
             }
             Target::Gone => FsError::NotFound,
             Target::Path(path, identity) => match self.layers.entry(&path)? {
@@ -176,7 +174,7 @@ impl View {
         };
         for handle in self.handles.of(ino) {
             if let Handle::File(handle) = &*handle {
-                return Ok(self.attr_of_file(ino, fs::fstat(&*handle.file())?));
+                return self.attr_of_open(ino, &handle.file());
             }
         }
         Err(gone)
@@ -191,7 +189,17 @@ impl View {
         attr
     }
 
-    fn attr_of_file(&self, ino: u64, stat: Stat) -> Attr {
+    /// The attributes of an open file, which may have lost its name.
+    fn attr_of_open(&self, ino: u64, file: &OwnedFd) -> Result<Attr, FsError> {
+        let mut attr = self.attr_of_file(ino, fs::fstat(file)?);
+        if let Some(links) = self.nodes().links_of_lower(ino) {
+            attr.nlink = links;
+        }
+        Ok(attr)
+    }
+
+    fn attr_of_file(&self, ino: u64, mut stat: Stat) -> Attr {
+        stat.st_rdev = delta::shown_device(&stat);
         let (uid, gid) = self.owner.show((stat.st_uid, stat.st_gid));
         let shown = self.nodes().shown(ino);
         Attr { ino, shown, uid, gid, nlink: stat.st_nlink as u32, stat }
@@ -204,9 +212,15 @@ impl View {
         Ok(self.attr_of_file(notices::DIRECTORY_INO, stat))
     }
 
-    pub(super) fn notice_attr(&self, notice: Notice) -> Result<Attr, FsError> {
+    /// As the kernel is to know the file from now on.
+    pub(super) fn fresh_attr(&self, notice: Notice) -> Result<Attr, FsError> {
+        Ok(Attr { ino: notices::fresh_ino(notice), ..self.notice_attr(notice)? })
+    }
+
+    fn notice_attr(&self, notice: Notice) -> Result<Attr, FsError> {
         let mut stat = fs::fstat(self.layers.root(Which::Base))?;
-        stat.st_mode = FileType::RegularFile.as_raw_mode() | 0o444;
+        let permissions = if notice.takes_orders() { 0o666 } else { 0o444 };
+        stat.st_mode = FileType::RegularFile.as_raw_mode() | permissions;
         stat.st_nlink = 1;
         stat.st_blocks = 0;
         stat.st_size =
@@ -238,6 +252,9 @@ impl View {
         }
         let _names = self.read_names();
         let Ok(path) = self.path_of(ino) else { return false };
+        if self.is_foreign(&path) {
+            return false;
+        }
         let dir = path.parent().unwrap_or_else(RelPath::root);
         self.layers.dir(&dir).is_ok_and(|dir| dir.told())
     }
@@ -338,6 +355,23 @@ impl View {
         Opened { handle: self.handles.open_notice(text), caching: Caching::Direct }
     }
 
+    /// A handle on nothing at all, for one who will only close it.
+    pub fn open_nothing(&self) -> u64 {
+        self.handles.open_notice(String::new())
+    }
+
+    /// Opens a file of `.agentfs/` for orders alone.
+    pub fn open_for_orders(&self) -> Opened {
+        Opened { handle: self.open_nothing(), caching: Caching::Direct }
+    }
+
+    /// Whether the view shows a directory at `path`.
+    pub fn shows_dir(&self, path: &RelPath) -> bool {
+        let _names = self.read_names();
+        path.is_root()
+            || matches!(self.layers.entry(path), Ok(Some(entry)) if sys::is_dir(&entry.stat))
+    }
+
     /// The notice with this number, if it is one.
     pub fn notice(ino: u64) -> Option<Notice> {
         notices::by_ino(ino)
@@ -388,7 +422,11 @@ impl View {
             return Err(FsError::NoAttribute);
         }
         let file = self.pin_node(ino)?;
-        sys::xattr(file.as_fd(), name)?.ok_or(FsError::NoAttribute)
+        let value = sys::xattr(file.as_fd(), name)?.ok_or(FsError::NoAttribute)?;
+        if name == acl::ACCESS || name == acl::DEFAULT {
+            return Ok(acl::with_ids(&value, |ids| self.owner.show(ids)));
+        }
+        Ok(value)
     }
 
     /// The names of the extended attributes, each with a NUL at its end.

@@ -1,16 +1,25 @@
-//! Renaming: files are copied up first; directories move only if no lower layer has them, as in
-//! overlayfs without redirects. Programs answer EXDEV by copying, file by file, through the gate.
+//! Renaming: what a lower layer has is copied up first, a directory with all below it.
 
-use super::delta::Content;
 use super::error::FsError;
 use super::layers::{Entry, Place, Which};
+use super::move_dir::Lower;
 use super::{View, notices, sys};
 use crate::gate::Permit;
 use agentfs_core::RelPath;
 use rustix::fs::{self, RenameFlags};
 
+/// What a rename moves.
+#[derive(Clone, Debug)]
+pub struct Moves {
+    /// Whether it is a directory.
+    pub is_dir: bool,
+    /// What lower layers have below it: each is changed by the move, and copied up for it.
+    pub below: Vec<Lower>,
+}
+
 impl View {
-    /// Renames `from` to `to`. `EXCHANGE` and `NOREPLACE` are the flags that are known.
+    /// Renames `from` to `to`. `WHITEOUT` leaves a character device 0:0 at the old name, which a daemon
+    /// without privileges can't make.
     pub fn rename(
         &self,
         from: &RelPath,
@@ -21,9 +30,7 @@ impl View {
         notices::refuse(from)?;
         notices::refuse(to)?;
         let exchange = flags == RenameFlags::EXCHANGE;
-        if !exchange && !(flags - RenameFlags::NOREPLACE).is_empty() {
-            return Err(FsError::Invalid);
-        }
+        self.check_flags(flags)?;
         if from != to && (from.contains(to) || (exchange && to.contains(from))) {
             return Err(FsError::Invalid);
         }
@@ -31,28 +38,34 @@ impl View {
             let names = self.write_names();
             let source = self.movable(from)?;
             let target = self.layers.place(to)?.entry()?;
-            if flags == RenameFlags::NOREPLACE && target.is_some() {
+            if flags.contains(RenameFlags::NOREPLACE) && target.is_some() {
                 return Err(FsError::Exists);
             }
-            let below = if exchange {
-                target.as_ref().ok_or(FsError::NotFound)?;
-                self.movable(to)?.top != Which::Delta
-            } else {
-                false
-            };
+            if from == to {
+                return Ok(());
+            }
+            if !exchange && let Some(target) = &target {
+                self.check_replaced(sys::is_dir(&source.stat), to, target)?;
+            }
+            let mut to_copy = self.to_copy(from, &source)?;
+            if exchange {
+                to_copy.extend(self.to_copy(to, &self.movable(to)?)?);
+            }
             // Data is copied without the lock, so all is looked at again.
-            if source.top != Which::Delta || below {
+            if !to_copy.is_empty() {
                 drop(names);
-                self.copy_up(from, Content::Keep)?;
-                if below {
-                    self.copy_up(to, Content::Keep)?;
-                }
+                self.copy_all(&to_copy)?;
                 continue;
             }
             if exchange {
                 self.exchange(from, to)?;
             } else {
                 self.replace(from, &source, to, target.as_ref())?;
+            }
+            if flags.contains(RenameFlags::WHITEOUT) {
+                let place = self.layers.place(from)?;
+                let dir = place.dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
+                self.delta.put_zero_device(dir, &place.name)?;
             }
             break sys::is_dir(&source.stat);
         };
@@ -61,38 +74,53 @@ impl View {
     }
 
     /// Fails as [`View::rename`] would, without doing anything: so that nothing is claimed for
-    /// what can't be. Says whether `from` is a directory.
+    /// what can't be. Says what is moved, so that all of it can be.
     pub fn check_rename(
         &self,
         from: &RelPath,
         to: &RelPath,
         flags: RenameFlags,
-    ) -> Result<bool, FsError> {
+    ) -> Result<Moves, FsError> {
+        notices::refuse(from)?;
+        notices::refuse(to)?;
         let _names = self.read_names();
-        if flags == RenameFlags::EXCHANGE {
-            self.movable(to)?;
-        } else if !(flags - RenameFlags::NOREPLACE).is_empty() {
-            return Err(FsError::Invalid);
-        }
+        self.check_flags(flags)?;
+        let exchange = flags == RenameFlags::EXCHANGE;
         let source = self.movable(from)?;
         let target = self.layers.entry(to)?;
-        match target {
-            Some(_) if flags == RenameFlags::NOREPLACE => Err(FsError::Exists),
-            Some(target) if flags.is_empty() => {
-                self.check_replaced(sys::is_dir(&source.stat), to, &target)?;
-                Ok(sys::is_dir(&source.stat))
+        match &target {
+            _ if exchange => drop(self.movable(to)?),
+            Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(FsError::Exists),
+            Some(target) if !exchange && from != to => {
+                self.check_replaced(sys::is_dir(&source.stat), to, target)?;
             }
-            _ => Ok(sys::is_dir(&source.stat)),
+            _ => {}
         }
+        let mut below = self.moved_below(from, &source)?;
+        if let Some(target) = target.filter(|_| exchange) {
+            below.extend(self.moved_below(to, &target)?);
+        }
+        Ok(Moves { is_dir: sys::is_dir(&source.stat), below })
     }
 
-    /// The entry at `path`, unless it is a directory that a lower layer has.
+    fn moved_below(&self, path: &RelPath, entry: &Entry) -> Result<Vec<Lower>, FsError> {
+        let lower = entry.merged || entry.top != Which::Delta;
+        if lower && sys::is_dir(&entry.stat) { self.lower_below(path) } else { Ok(Vec::new()) }
+    }
+
+    fn check_flags(&self, flags: RenameFlags) -> Result<(), FsError> {
+        let plain = flags - RenameFlags::NOREPLACE - RenameFlags::WHITEOUT;
+        let whiteout = flags.contains(RenameFlags::WHITEOUT);
+        let known = flags == RenameFlags::EXCHANGE || plain.is_empty();
+        if known && (!whiteout || self.delta.privileged()) { Ok(()) } else { Err(FsError::Invalid) }
+    }
+
+    /// The entry at `path`, unless it is a directory with which a mount would move to where it is not
+    /// scratch.
     fn movable(&self, path: &RelPath) -> Result<Entry, FsError> {
         let entry = self.layers.place(path)?.entry()?.ok_or(FsError::NotFound)?;
-        if sys::is_dir(&entry.stat) && (entry.merged || entry.top != Which::Delta) {
-            return Err(FsError::MovesLayers);
-        }
-        Ok(entry)
+        let mounts = sys::is_dir(&entry.stat) && self.holds_mounts(path);
+        if mounts { Err(FsError::MovesMounts) } else { Ok(entry) }
     }
 
     /// Moves an entry of the delta. The names are locked for writing.
@@ -107,20 +135,20 @@ impl View {
         if let Some(target) = target {
             let same = (source.stat.st_dev, source.stat.st_ino)
                 == (target.stat.st_dev, target.stat.st_ino);
-            if from == to || same {
+            if same {
                 return Ok(());
             }
-            self.check_replaced(is_dir, to, target)?;
         }
         let parent = to.parent().ok_or(FsError::Invalid)?;
         self.delta.ensure_dir(&self.layers, &parent)?;
+        let merged = source.merged;
         let (source, place) = (self.layers.place(from)?, self.layers.place(to)?);
         let orphan = match target {
             Some(target) => self.keep_open(to, &place, target)?,
             None => None,
         };
         if is_dir {
-            self.clear_for_dir(&source, &place)?;
+            self.clear_for_dir(&source, merged, &place)?;
         }
         move_name(&source, &place)?;
         self.layers.forget(from);
@@ -128,6 +156,9 @@ impl View {
         let mut nodes = self.nodes();
         nodes.detach(to, orphan);
         nodes.rename(from, to);
+        drop(nodes);
+        // The kernel unmounts what was mounted on a directory that is replaced.
+        self.forget_mount(to);
         Ok(())
     }
 
@@ -142,13 +173,13 @@ impl View {
 
     /// Makes room for a directory of the delta: what it is moved over goes, and what a lower
     /// layer has at that name must not merge with it.
-    fn clear_for_dir(&self, source: &Place, target: &Place) -> Result<(), FsError> {
+    fn clear_for_dir(&self, source: &Place, merged: bool, target: &Place) -> Result<(), FsError> {
         let (Some(from), Some(to)) =
             (source.dir.layer(Which::Delta), target.dir.layer(Which::Delta))
         else {
             return Err(FsError::NotFound);
         };
-        self.delta.set_opaque(sys::dir_at(from, &source.name)?)?;
+        self.set_apart(&sys::dir_at(from, &source.name)?, merged)?;
         let Some(stat) = sys::stat_at(to, &target.name)? else { return Ok(()) };
         if sys::is_dir(&stat) {
             // Empty in the view: in the delta it holds whiteouts at most.
@@ -170,14 +201,12 @@ impl View {
 
     /// Lets two entries of the delta change places. The names are locked for writing.
     fn exchange(&self, a: &RelPath, b: &RelPath) -> Result<(), FsError> {
-        if a == b {
-            return Ok(());
-        }
         let places = [self.layers.place(a)?, self.layers.place(b)?];
         for place in &places {
             let dir = place.dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
-            if sys::stat_at(dir, &place.name)?.is_some_and(|stat| sys::is_dir(&stat)) {
-                self.delta.set_opaque(sys::dir_at(dir, &place.name)?)?;
+            let entry = place.entry()?.ok_or(FsError::NotFound)?;
+            if sys::is_dir(&entry.stat) {
+                self.set_apart(&sys::dir_at(dir, &place.name)?, entry.merged)?;
             }
         }
         let [at_a, at_b] = &places;

@@ -1,14 +1,17 @@
 //! A view without a mount against a model: a map from path to what is there.
 //!
 //! The model starts as base does, so every operation meets files and directories of both layers.
+//! While the agent works others' changes are applied to base, which pins hold away from it. At the
+//! end kernel overlayfs has to show the same tree, of the delta over the pins over base.
 
 use super::*;
-use crate::gate::{Answer, Gate, Intent, Notice, Permit, Requester};
+use crate::gate::{Answer, Gate, Intent, Notice, Ordered, Permit, Requester, ViewControl as _};
 use agentfs_core::changeset::Before;
 use proptest::prelude::*;
 use rustix::fs::{OFlags, RenameFlags};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt as _;
 
 struct Permissive;
 
@@ -28,6 +31,17 @@ impl Gate for Permissive {
     fn notice(&self, _: Notice) -> String {
         String::new()
     }
+
+    fn order(
+        &self,
+        _: Notice,
+        _: &[u8],
+        _: &dyn Fn(&RelPath) -> bool,
+        _: Requester,
+        done: Ordered,
+    ) {
+        done(Ok(()));
+    }
 }
 
 /// What is at a path. Files are by number, because hard links share theirs.
@@ -42,6 +56,8 @@ enum Node {
 struct Content {
     text: String,
     mode: u32,
+    /// The extended attribute `user.note`.
+    note: String,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -55,7 +71,7 @@ type Done = Option<()>;
 
 impl Model {
     fn file(&mut self, path: &RelPath, text: &str) {
-        self.files.push(Content { text: text.to_owned(), mode: 0o644 });
+        self.files.push(Content { text: text.to_owned(), mode: 0o644, note: String::new() });
         self.names.insert(path.clone(), Node::File(self.files.len() - 1));
     }
 
@@ -113,7 +129,35 @@ impl Model {
                 self.names.insert(new.clone(), Node::File(number));
             }
             Operation::Rename(from, to) => self.rename(from, to)?,
+            Operation::Exchange(a, b) => self.exchange(a, b)?,
+            Operation::Truncate(path, size) => {
+                let text = &mut self.number(path).map(|number| &mut self.files[number])?.text;
+                let kept = text.chars().chain(std::iter::repeat('\0')).take(*size).collect();
+                *text = kept;
+            }
+            Operation::Note(path, note) => {
+                let number = self.number(path)?;
+                self.files[number].note.clone_from(note);
+            }
         }
+        Some(())
+    }
+
+    fn take(&mut self, top: &RelPath) -> Vec<(RelPath, Node)> {
+        let below: Vec<_> = self.names.keys().filter(|path| top.contains(path)).cloned().collect();
+        below
+            .into_iter()
+            .filter_map(|path| Some((path.clone(), self.names.remove(&path)?)))
+            .collect()
+    }
+
+    fn exchange(&mut self, a: &RelPath, b: &RelPath) -> Done {
+        self.names.get(a).and(self.names.get(b))?;
+        (a == b || !(a.contains(b) || b.contains(a))).then_some(())?;
+        let (at_a, at_b) = (self.take(a), self.take(b));
+        let moved = at_a.into_iter().map(|(path, node)| (path.rebase(a, b), node));
+        let moved = moved.chain(at_b.into_iter().map(|(path, node)| (path.rebase(b, a), node)));
+        self.names.extend(moved.filter_map(|(path, node)| Some((path?, node))));
         Some(())
     }
 
@@ -138,15 +182,7 @@ impl Model {
                 (*target != Node::Dir || self.is_empty(to)).then_some(())?;
             }
         }
-        let moved: Vec<_> = self
-            .names
-            .iter()
-            .filter(|(path, _)| from.contains(path))
-            .map(|(p, n)| (p.clone(), n.clone()))
-            .collect();
-        for (path, _) in &moved {
-            self.names.remove(path);
-        }
+        let moved = self.take(from);
         for (path, node) in moved {
             self.names.insert(path.rebase(from, to)?, node);
         }
@@ -165,9 +201,21 @@ enum Operation {
     Symlink(RelPath, String),
     Link(RelPath, RelPath),
     Rename(RelPath, RelPath),
+    Exchange(RelPath, RelPath),
+    Truncate(RelPath, usize),
+    Note(RelPath, String),
 }
 
-const CREATION: Creation = Creation { mode: 0o644, uid: 0, gid: 0 };
+/// What happens to a workspace.
+#[derive(Clone, Debug)]
+enum Event {
+    /// The agent does something.
+    Own(Operation),
+    /// Somebody else's file is applied to base, or their deletion of one.
+    Others(RelPath, Option<String>),
+}
+
+const CREATION: Creation = Creation { mode: 0o644, umask: 0, uid: 0, gid: 0 };
 
 /// Looks every name on the way up, as the kernel does.
 fn find(view: &View, path: &RelPath) -> Result<Attr, FsError> {
@@ -211,7 +259,8 @@ fn perform(view: &View, operation: &Operation) -> Result<(), FsError> {
         }
         Operation::Append(path, text) => {
             let attr = file(path)?;
-            let opened = view.open_write(attr.ino, Some(path), OFlags::WRONLY, &permit)?;
+            let opened =
+                view.open_write(attr.ino, Some(path), OFlags::WRONLY, ByRoot(true), &permit)?;
             let end = attr.stat.st_size as u64;
             view.write(opened.handle, end, text.as_bytes(), false)?;
             view.close(opened.handle);
@@ -232,6 +281,18 @@ fn perform(view: &View, operation: &Operation) -> Result<(), FsError> {
             view.link(file(old)?.ino, old, new, &permit)?;
         }
         Operation::Rename(from, to) => view.rename(from, to, RenameFlags::empty(), &permit)?,
+        Operation::Exchange(a, b) => {
+            find(view, a).and(find(view, b))?;
+            view.rename(a, b, RenameFlags::EXCHANGE, &permit)?;
+        }
+        Operation::Truncate(path, size) => {
+            let changes = Changes { size: Some(*size as u64), ..Changes::default() };
+            view.setattr(file(path)?.ino, Some(path), changes, &permit)?;
+        }
+        Operation::Note(path, note) => {
+            let attribute = (OsStr::new("user.note"), note.as_bytes());
+            view.set_xattr(file(path)?.ino, Some(path), attribute, XattrFlags::empty(), &permit)?;
+        }
     }
     Ok(())
 }
@@ -257,7 +318,9 @@ fn shown(view: &View, at: &RelPath, all: &mut BTreeMap<RelPath, String>) -> Resu
             let opened = view.open_read(attr.ino, OFlags::RDONLY)?;
             let data = view.read(opened.handle, 0, 1000)?;
             view.close(opened.handle);
-            format!("{:o} {}", attr.stat.st_mode & 0o7777, String::from_utf8_lossy(&data))
+            let note = view.get_xattr(attr.ino, OsStr::new("user.note")).unwrap_or_default();
+            let (text, note) = (String::from_utf8_lossy(&data), String::from_utf8_lossy(&note));
+            format!("{:o} {text} {note}", attr.stat.st_mode & 0o7777)
         };
         all.insert(path, text);
     }
@@ -269,8 +332,8 @@ fn expected(model: &Model) -> BTreeMap<RelPath, String> {
         Node::Dir => "directory".to_owned(),
         Node::Link(text) => format!("-> {text}"),
         Node::File(number) => {
-            let Content { text, mode } = &model.files[*number];
-            format!("{mode:o} {text}")
+            let Content { text, mode, note } = &model.files[*number];
+            format!("{mode:o} {text} {note}")
         }
     };
     model.names.iter().map(|(path, node)| (path.clone(), text(node))).collect()
@@ -295,7 +358,81 @@ fn an_operation() -> impl Strategy<Value = Operation> {
         (a_path(), "[xyz]{1,3}").prop_map(|(path, text)| Operation::Symlink(path, text)),
         (a_path(), a_path()).prop_map(|(old, new)| Operation::Link(old, new)),
         (a_path(), a_path()).prop_map(|(from, to)| Operation::Rename(from, to)),
+        (a_path(), a_path()).prop_map(|(a, b)| Operation::Exchange(a, b)),
+        (a_path(), 0_usize..6).prop_map(|(path, size)| Operation::Truncate(path, size)),
+        (a_path(), text()).prop_map(|(path, note)| Operation::Note(path, note)),
     ]
+}
+
+fn an_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        8 => an_operation().prop_map(Event::Own),
+        1 => (a_path(), prop::option::of("[uvw]{1,3}")).prop_map(|(path, text)| Event::Others(path, text)),
+    ]
+}
+
+/// Applies to base what somebody else did at `path`, if it can be done there: what the view shows is
+/// pinned first. Says whether base has changed.
+fn others_apply(view: &View, base: &Path, path: &RelPath, text: Option<&str>) -> bool {
+    let at = base.join(path.to_path_buf());
+    let parent_is_dir = at.parent().is_some_and(Path::is_dir);
+    let is_file = at.symlink_metadata().is_ok_and(|found| !found.is_dir());
+    if !parent_is_dir || at.is_dir() || (text.is_none() && !is_file) {
+        return false;
+    }
+    view.pin(std::slice::from_ref(path)).unwrap();
+    match text {
+        // By rename, as an apply does it: a pin is a hard link.
+        Some(text) => {
+            let staged = base.with_file_name("staged");
+            std::fs::write(&staged, text).unwrap();
+            std::fs::rename(staged, at).unwrap();
+        }
+        None => std::fs::remove_file(at).unwrap(),
+    }
+    true
+}
+
+/// All that a directory of the host shows, in the same words as [`shown`].
+fn shown_by_host(dir: &Path, at: &RelPath, all: &mut BTreeMap<RelPath, String>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let (path, kind) = (at.join(&entry.file_name()), entry.file_type().unwrap());
+        let text = if kind.is_dir() {
+            shown_by_host(&entry.path(), &path, all);
+            "directory".to_owned()
+        } else if kind.is_symlink() {
+            format!("-> {}", std::fs::read_link(entry.path()).unwrap().display())
+        } else {
+            let mut note = [0; 100];
+            let length =
+                rustix::fs::getxattr(entry.path(), "user.note", &mut note[..]).unwrap_or(0);
+            let mode = entry.metadata().unwrap().permissions().mode() & 0o7777;
+            let (text, note) = (std::fs::read(entry.path()).unwrap(), &note[..length]);
+            format!("{mode:o} {} {}", String::from_utf8_lossy(&text), String::from_utf8_lossy(note))
+        };
+        all.insert(path, text);
+    }
+}
+
+/// What kernel overlayfs makes of the three layers.
+fn shown_by_kernel(dir: &Path) -> BTreeMap<RelPath, String> {
+    struct Overlay(PathBuf);
+    impl Drop for Overlay {
+        fn drop(&mut self) {
+            let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+    let overlay = Overlay(dir.join("overlay"));
+    std::fs::create_dir_all(&overlay.0).unwrap();
+    // Read-only: it takes the delta as a lower layer too, and writes nothing into it.
+    let layers = ["delta", "pins", "base"].map(|name| dir.join(name).display().to_string());
+    let options = std::ffi::CString::new(format!("lowerdir={}", layers.join(":"))).unwrap();
+    let flags = rustix::mount::MountFlags::RDONLY;
+    rustix::mount::mount("overlay", &overlay.0, "overlay", flags, options.as_c_str()).unwrap();
+    let mut all = BTreeMap::new();
+    shown_by_host(&overlay.0, &RelPath::root(), &mut all);
+    all
 }
 
 /// A view over a base of a few files, and its model.
@@ -328,26 +465,38 @@ fn view_and_model(dir: &Path) -> (Arc<View>, Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_view_is_what_the_operations_on_it_make(
-        operations in prop::collection::vec(an_operation(), 1..60)
+        events in prop::collection::vec(an_event(), 1..60)
     ) {
         let dir = tempfile::tempdir().unwrap();
         let (view, mut model) = view_and_model(dir.path());
-        for operation in operations {
-            let done = perform(&view, &operation);
-            // A directory that base has too is not renamed, which programs are prepared for.
-            if done == Err(FsError::MovesLayers) {
-                continue;
+        let base = dir.path().join("base");
+        let mut base_is = BTreeMap::new();
+        shown_by_host(&base, &RelPath::root(), &mut base_is);
+        for event in events {
+            match &event {
+                Event::Own(operation) => {
+                    let done = perform(&view, operation);
+                    let modelled = model.apply(operation);
+                    prop_assert_eq!(done.is_ok(), modelled.is_some(), "{:?}: {:?}", operation, done);
+                }
+                Event::Others(path, text) => {
+                    if others_apply(&view, &base, path, text.as_deref()) {
+                        base_is.remove(path);
+                        base_is.extend(text.iter().map(|text| (path.clone(), format!("644 {text} "))));
+                    }
+                }
             }
-            let modelled = model.apply(&operation);
-            prop_assert_eq!(done.is_ok(), modelled.is_some(), "{:?}: {:?}", operation, done);
             let mut all = BTreeMap::new();
             shown(&view, &RelPath::root(), &mut all).unwrap();
-            prop_assert_eq!(all, expected(&model), "after {:?}", operation);
+            prop_assert_eq!(all, expected(&model), "after {:?}", event);
         }
-        prop_assert_eq!(std::fs::read_to_string(dir.path().join("base/a")).unwrap(), "one");
+        prop_assert_eq!(shown_by_kernel(dir.path()), expected(&model));
+        let mut base_now = BTreeMap::new();
+        shown_by_host(&base, &RelPath::root(), &mut base_now);
+        prop_assert_eq!(base_now, base_is, "nothing but what others applied is in base");
     }
 }

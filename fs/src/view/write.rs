@@ -1,25 +1,32 @@
 //! What changes names and data: open for writing, create, link, unlink, write. Each path here has
 //! passed the gate: the [`Permit`] says so.
 
-use super::delta::Content;
+use super::delta::{self, Content};
 use super::error::FsError;
 use super::layers::{Entry, MergedDir, Place, Which};
 use super::nodes::Facts;
 use super::read::{Attr, Caching, Opened};
-use super::{View, notices, sys};
+use super::{Owner, View, acl, notices, sys};
 use crate::gate::Permit;
 use agentfs_core::RelPath;
-use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+/// Who truncates a file: it keeps its set-id bits if root does that, as everywhere. (Who writes, the
+/// kernel tells with each write.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByRoot(pub bool);
+
 /// Who makes something, and how it shall be.
 #[derive(Clone, Copy, Debug)]
 pub struct Creation {
-    /// Permission bits, the process's umask already taken off.
+    /// Permission bits, from which the process's umask is not taken off yet.
     pub mode: u32,
+    /// The process's umask, which does not count where a directory has a default list.
+    pub umask: u32,
     /// The process's user, as the agent's kernel names it.
     pub uid: u32,
     /// The process's group.
@@ -34,6 +41,7 @@ impl View {
         ino: u64,
         path: Option<&RelPath>,
         flags: OFlags,
+        by_root: ByRoot,
         _permit: &Permit,
     ) -> Result<Opened, FsError> {
         let truncate = flags.contains(OFlags::TRUNC);
@@ -48,7 +56,7 @@ impl View {
         let opened = {
             let _names = self.read_names();
             let (file, _) = self.open_node(ino, write_flags(flags))?;
-            if truncate {
+            if truncate && !by_root.0 {
                 drop_set_id(&file)?;
             }
             self.opened_for_writing(ino, file)?
@@ -63,7 +71,9 @@ impl View {
 
     fn opened_for_writing(&self, ino: u64, file: OwnedFd) -> Result<Opened, FsError> {
         let stat = fs::fstat(&file)?;
-        let (handle, through) = self.handles.open_file(ino, true, file, self.passthrough());
+        // The kernel would write by itself with the daemon's rights, and leave set-id bits there.
+        let through = self.passthrough() && !is_set_id(&stat);
+        let (handle, through) = self.handles.open_file(ino, true, file, through);
         let caching = if through { Caching::Through } else { self.caching_written(ino, &stat) };
         Ok(Opened { handle, caching })
     }
@@ -88,7 +98,8 @@ impl View {
                     let place = self.layers.place(path)?;
                     self.attr_at(path, &place)?.ok_or(FsError::NotFound)?.0
                 };
-                let opened = self.open_write(attr.ino, Some(path), flags, permit);
+                let by_root = ByRoot(creation.uid == 0);
+                let opened = self.open_write(attr.ino, Some(path), flags, by_root, permit);
                 match opened.and_then(|open| Ok((self.getattr(attr.ino, None)?, open))) {
                     Ok(opened) => Ok(opened),
                     Err(error) => {
@@ -110,9 +121,7 @@ impl View {
         device: u64,
         _permit: &Permit,
     ) -> Result<Attr, FsError> {
-        if kind == FileType::CharacterDevice && device == 0 {
-            return Err(FsError::WhiteoutDevice);
-        }
+        let device = delta::device_in_delta(kind, device).ok_or(FsError::HiddenDevice)?;
         let made = self.make(path, creation, kind, |dir, name, mode| {
             Ok(fs::mknodat(dir, name, kind, mode, device)?)
         });
@@ -223,6 +232,8 @@ impl View {
             self.layers.forget(path);
             self.nodes().detach(path, orphan);
         }
+        // The kernel unmounts what was mounted on it.
+        self.forget_mount(path);
         self.forget_if_as_in_base(path, true);
         Ok(())
     }
@@ -320,10 +331,13 @@ impl View {
         let _names = self.write_names();
         let (dir, name) = self.vacant(path)?;
         let parent = dir.layer(Which::Delta).ok_or(FsError::NotFound)?;
-        let creation = inherit(parent, creation, kind)?;
+        let (creation, default) = inherit(parent, self.owner, creation, kind)?;
+        let own = |dir: BorrowedFd<'_>, name: &OsStr| {
+            self.own(dir, name, creation, kind, default.as_deref())
+        };
         let mode = Mode::from_raw_mode(creation.mode & 0o7777);
         let (stat, made) = match make(parent, name, mode) {
-            Ok(made) => match self.own(parent, name, creation, kind) {
+            Ok(made) => match own(parent, name) {
                 Ok(stat) => (stat, made),
                 Err(error) => {
                     sys::remove_all(parent, name)?;
@@ -333,7 +347,7 @@ impl View {
             Err(FsError::Os(Errno::EXIST)) => {
                 let (staged, done) = self.delta.stage(|work, temp| {
                     let made = make(work, temp, mode)?;
-                    let stat = self.own(work, temp, creation, kind)?;
+                    let stat = own(work, temp)?;
                     if kind == FileType::Directory {
                         // The whiteout goes, and what it hid must stay hidden.
                         self.delta.set_opaque(sys::pin_at(work, temp)?)?;
@@ -360,13 +374,14 @@ impl View {
         Ok((self.attr(ino, &entry), made))
     }
 
-    /// Gives something new the owner and mode that it shall have, unless it has them already.
-    fn own(
+    /// Gives something new the owner, mode and list that it shall have, unless it has them already.
+    pub(super) fn own(
         &self,
         dir: BorrowedFd<'_>,
         name: &OsStr,
         creation: Creation,
         kind: FileType,
+        default: Option<&[u8]>,
     ) -> Result<fs::Stat, FsError> {
         let stat = sys::stat_at(dir, name)?.ok_or(FsError::NotFound)?;
         let mut changed = false;
@@ -382,6 +397,10 @@ impl View {
         // A change of owner takes set-id bits away.
         if kind != FileType::Symlink && (changed || sys::permissions(&stat) != mode) {
             fs::chmodat(dir, name, mode, AtFlags::empty())?;
+            changed = true;
+        }
+        if let Some(default) = default {
+            give_list(dir, name, default, creation, kind)?;
             changed = true;
         }
         if !changed {
@@ -441,20 +460,44 @@ impl View {
     }
 }
 
-/// A directory with the set-group-id bit gives its group to what is made in it, and itself to
-/// directories.
+/// What something new takes from its directory: the group and the bit for it, where that has the
+/// set-group-id bit; and the default list, where it has one, which stands in for the umask.
 fn inherit(
     parent: BorrowedFd<'_>,
+    owner: Owner,
+    mut creation: Creation,
+    kind: FileType,
+) -> Result<(Creation, Option<Vec<u8>>), FsError> {
+    let stat = fs::fstat(parent)?;
+    let set_group_id = Mode::SGID.as_raw_mode();
+    if stat.st_mode & set_group_id != 0 {
+        (_, creation.gid) = owner.show((stat.st_uid, stat.st_gid));
+        if kind == FileType::Directory {
+            creation.mode |= set_group_id;
+        }
+    }
+    let default = if kind == FileType::Symlink { None } else { sys::xattr(parent, acl::DEFAULT)? };
+    if default.is_none() {
+        creation.mode &= !creation.umask;
+    }
+    Ok((creation, default))
+}
+
+/// Gives something new the list that its directory has for it.
+fn give_list(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    default: &[u8],
     creation: Creation,
     kind: FileType,
-) -> Result<Creation, FsError> {
-    let stat = fs::fstat(parent)?;
-    let bit = Mode::SGID.as_raw_mode();
-    if stat.st_mode & bit == 0 {
-        return Ok(creation);
+) -> Result<(), FsError> {
+    let made = sys::pin_at(dir, name)?;
+    let (path, flags) = (sys::proc_path(&made), XattrFlags::empty());
+    fs::setxattr(path.as_str(), acl::ACCESS, &acl::inherited(default, creation.mode), flags)?;
+    if kind == FileType::Directory {
+        fs::setxattr(path.as_str(), acl::DEFAULT, default, flags)?;
     }
-    let mode = if kind == FileType::Directory { creation.mode | bit } else { creation.mode };
-    Ok(Creation { gid: stat.st_gid, mode, ..creation })
+    Ok(())
 }
 
 /// What a process asked for, as far as it concerns the file on the host: the kernel says where
@@ -468,11 +511,19 @@ fn write_flags(flags: OFlags) -> OFlags {
 /// the host's file itself.
 pub(super) fn drop_set_id(file: impl AsFd) -> Result<(), FsError> {
     let stat = fs::fstat(&file)?;
-    let executable_group = stat.st_mode & 0o2010 == 0o2010;
-    let set_id =
-        Mode::SUID.as_raw_mode() | if executable_group { Mode::SGID.as_raw_mode() } else { 0 };
-    if stat.st_mode & set_id != 0 {
-        fs::fchmod(file, Mode::from_raw_mode(stat.st_mode & 0o7777 & !set_id))?;
+    if is_set_id(&stat) {
+        let mode = stat.st_mode & 0o7777 & !set_id_bits(&stat);
+        fs::fchmod(file, Mode::from_raw_mode(mode))?;
     }
     Ok(())
+}
+
+fn is_set_id(stat: &fs::Stat) -> bool {
+    stat.st_mode & set_id_bits(stat) != 0
+}
+
+/// The bits that give a program rights; a set-group-id bit without the right to execute does not.
+fn set_id_bits(stat: &fs::Stat) -> u32 {
+    let executable_group = stat.st_mode & 0o2010 == 0o2010;
+    Mode::SUID.as_raw_mode() | if executable_group { Mode::SGID.as_raw_mode() } else { 0 }
 }

@@ -6,7 +6,7 @@
 
 use super::command::{self, Prepared};
 use super::seccomp::Confined;
-use super::{landlock, mounts, privileges, pty, seccomp};
+use super::{landlock, mounts, overlay, privileges, pty, seccomp};
 use crate::error::SandboxError;
 use crate::plan::{Plan, Stdio};
 use crate::wire::{Channel, FromInit, ToInit};
@@ -18,11 +18,12 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, setpgid};
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Is init, until everything has ended.
-pub fn run(plan: &Plan, channel: &Channel) -> ! {
-    if let Err(error) = try_run(plan, channel) {
+pub fn run(plan: &Plan, owners: Option<io::Result<OwnedFd>>, channel: &Channel) -> ! {
+    if let Err(error) = try_run(plan, owners, channel) {
         // Where this fails the outer process is gone and nobody is left to tell.
         let _ = channel.send(&FromInit::Failed(error.to_string()), None);
     }
@@ -31,11 +32,23 @@ pub fn run(plan: &Plan, channel: &Channel) -> ! {
     unsafe { libc::_exit(0) }
 }
 
-fn try_run(plan: &Plan, channel: &Channel) -> Result<(), SandboxError> {
+fn try_run(
+    plan: &Plan,
+    owners: Option<io::Result<OwnedFd>>,
+    channel: &Channel,
+) -> Result<(), SandboxError> {
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|cause| SandboxError::Start(cause.into()))?;
     let command = command::prepare(&plan.argv, &plan.env)
         .map_err(|error| SandboxError::Start(error.into()))?;
-    let root = mounts::build(&plan.steps)?;
+    let overlays = || match &plan.scratch {
+        Some(scratch) => overlay::make(scratch, owners),
+        None => overlay::Made::default(),
+    };
+    let (root, unmounted) = mounts::build(&plan.steps, overlays)?;
+    for (path, why) in unmounted {
+        channel.send(&FromInit::Unmounted(path, why), None).map_err(SandboxError::Start)?;
+    }
+    channel.send(&FromInit::AllMounted, None).map_err(SandboxError::Start)?;
     let unprivileged = privileges::drop_all(plan.become_user, &root)?;
     nix::unistd::chdir(&plan.cwd).map_err(|cause| SandboxError::Directory {
         path: plan.cwd.clone(),

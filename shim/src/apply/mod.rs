@@ -7,7 +7,8 @@
 //!       the command
 //! ```
 //!
-//! `agentshim probe` tries single mechanisms of these (probe.rs).
+//! `agentshim probe` tries single mechanisms of these (probe.rs). `agentshim reattach` gives a
+//! sandbox that runs the view of a new daemon (reattach.rs).
 //!
 //! Each dies with its parent, and all of the pid namespace with init: nothing survives the outer
 //! process. The proofs (`NewRoot`, `Unprivileged`, `Restricted`, `Confined`) fix the order of the
@@ -18,9 +19,12 @@ mod init;
 mod landlock;
 mod mounts;
 mod namespaces;
+mod overlay;
+mod owners;
 mod privileges;
 pub mod probe;
 mod pty;
+pub mod reattach;
 mod seccomp;
 
 use crate::error::SandboxError;
@@ -93,10 +97,12 @@ fn enter(plan: OwnedFd, channel: &Channel, parent: i32) -> Result<(), SandboxErr
         serde_json::from_slice(&json).map_err(|error| SandboxError::Start(error.into()))?;
     // Ctrl-C reaches the whole foreground job; what it means is for the command to decide.
     SigSet::all().thread_block().map_err(|cause| SandboxError::Start(cause.into()))?;
+    let owner = plan.scratch.as_ref().and_then(|scratch| scratch.owner);
+    let owners = owner.as_ref().map(owners::namespace);
     namespaces::enter(plan.user_namespace)?;
     // SAFETY: this process has one thread, so the child may do everything that it could do.
     match unsafe { fork() }.map_err(|cause| SandboxError::Start(cause.into()))? {
-        ForkResult::Child => init::run(&plan, channel),
+        ForkResult::Child => init::run(&plan, owners, channel),
         ForkResult::Parent { child } => {
             // A plain end says all that init had to say; another is seen as silence.
             while let Ok(WaitStatus::Stopped(..) | WaitStatus::Continued(_))

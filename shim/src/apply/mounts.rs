@@ -4,6 +4,7 @@
 //! That order is what keeps the agent's home from playing tricks: while paths in it are followed
 //! and directories made in it, nothing of the host is below `/` any more.
 
+use super::overlay;
 use crate::error::SandboxError;
 use crate::plan::{Access, Otherwise, Step};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -23,18 +24,31 @@ pub struct NewRoot(());
 
 /// Builds the new root and enters it. A directory that has to be made belongs to whom the one
 /// that it is made in belongs to: what is made in the agent's home is the agent's.
-pub fn build(steps: &[Step]) -> Result<NewRoot, SandboxError> {
+///
+/// `overlays` makes the scratch mounts while the host's root is there; they are attached last, and
+/// what could not be mounted is told.
+pub fn build(
+    steps: &[Step],
+    overlays: impl FnOnce() -> overlay::Made,
+) -> Result<(NewRoot, overlay::Unmounted), SandboxError> {
     let top = Path::new("/");
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, top, None::<&str>, private, None::<&str>)
-        .map_err(|cause| failed("the private mount table", top, cause))?;
+    keep_to_itself()?;
     let prepared: Vec<Prepared<'_>> =
         steps.iter().map(prepare).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    let overlays = overlays();
     enter_empty_root().map_err(|cause| failed("the new root", top, cause))?;
     for step in prepared {
         step.attach()?;
     }
-    Ok(NewRoot(()))
+    Ok((NewRoot(()), overlays.attach()))
+}
+
+/// Whatever is mounted from now on is so in this process's namespace alone.
+pub fn keep_to_itself() -> Result<(), SandboxError> {
+    let top = Path::new("/");
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, top, None::<&str>, private, None::<&str>)
+        .map_err(|cause| failed("the private mount table", top, cause))
 }
 
 /// A step with what it needs of the host in hand.
@@ -63,7 +77,7 @@ fn prepare(step: &Step) -> Result<Option<Prepared<'_>>, SandboxError> {
 }
 
 /// A copy of the mounts at and below `from`, attached nowhere yet.
-fn take(from: &Path, access: Access) -> io::Result<OwnedFd> {
+pub(super) fn take(from: &Path, access: Access) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE;
@@ -92,6 +106,21 @@ fn new_proc() -> io::Result<OwnedFd> {
 fn set_attributes(tree: &OwnedFd, attributes: u64, recursive: bool) -> io::Result<()> {
     let change =
         libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    change_mount(tree, &change, recursive)
+}
+
+/// Shows the files of a mount that is attached nowhere as the user namespace maps their owners.
+pub(super) fn map_owners(tree: &OwnedFd, namespace: &OwnedFd) -> io::Result<()> {
+    let change = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: namespace.as_raw_fd() as u64,
+    };
+    change_mount(tree, &change, false)
+}
+
+fn change_mount(tree: &OwnedFd, change: &libc::mount_attr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a valid empty C string, `change` is a valid structure of the size that
     // is given, and the kernel only reads both during the call.
@@ -101,7 +130,7 @@ fn set_attributes(tree: &OwnedFd, attributes: u64, recursive: bool) -> io::Resul
             tree.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const change,
+            std::ptr::from_ref(change),
             size_of::<libc::mount_attr>(),
         )
     };
@@ -241,6 +270,10 @@ fn make_directory(at: &Path) -> Result<(), SandboxError> {
     make().map_err(|cause| failed("a directory", at, cause))
 }
 
-fn failed(what: impl Into<String>, at: &Path, cause: impl Into<io::Error>) -> SandboxError {
+pub(super) fn failed(
+    what: impl Into<String>,
+    at: &Path,
+    cause: impl Into<io::Error>,
+) -> SandboxError {
     SandboxError::Mount { what: what.into(), at: PathBuf::from(at), cause: cause.into() }
 }

@@ -1,7 +1,8 @@
 //! Tries single mechanisms, each in a child of its own that ends with the trial.
 
-use super::{landlock, mounts, namespaces, seccomp};
+use super::{landlock, mounts, namespaces, overlay, owners, seccomp};
 use crate::error::SandboxError;
+use crate::plan::Scratch;
 use crate::wire::{Channel, FromInit};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork, getegid, geteuid};
@@ -28,6 +29,21 @@ pub fn user_namespaces() -> Result<(), SandboxError> {
 /// Installs the system call filter.
 pub fn seccomp() -> Result<(), SandboxError> {
     in_child(seccomp::try_out)
+}
+
+/// Mounts one scratch directory of a workspace, as a run would. Gives the reason if it can't be.
+pub fn scratch(scratch: &Scratch) -> Result<(), SandboxError> {
+    let root = geteuid().is_root();
+    let identity = (!root).then(|| (geteuid().as_raw(), getegid().as_raw()));
+    let owners = scratch.owner.as_ref().map(owners::namespace);
+    in_child(|| {
+        namespaces::enter(identity)?;
+        mounts::keep_to_itself()?;
+        match overlay::make(scratch, owners).first_refusal() {
+            None => Ok(()),
+            Some(why) => Err(SandboxError::Inside(why.to_owned())),
+        }
+    })
 }
 
 /// Call it before this process has other threads.

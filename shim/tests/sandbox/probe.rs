@@ -19,8 +19,11 @@ fn what_the_other_tests_use_is_found() {
     everywhere(|place| {
         let found = checks(place.outside(place.agentshim()).arg("probe"));
         let names: Vec<_> = found.iter().map(|check| check["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["Landlock", "user namespaces", "seccomp", "cgroups", "sandbox"]);
-        for name in ["user namespaces", "seccomp", "sandbox"] {
+        assert_eq!(
+            names,
+            ["Landlock", "user namespaces", "seccomp", "cgroups", "scratch", "sandbox"]
+        );
+        for name in ["user namespaces", "seccomp", "scratch", "sandbox"] {
             assert_eq!(of(&found, name)["verdict"], "ok", "{found:#?}");
         }
         for check in &found {
@@ -41,6 +44,7 @@ fn what_can_not_be_had_is_missing_with_the_step_that_failed() {
             let finding = check["finding"].as_str().unwrap();
             assert!(finding.contains("no new namespaces"), "{check}");
         }
+        assert_eq!(of(&found, "scratch")["verdict"], "limited");
         assert_eq!(of(&found, "seccomp")["verdict"], "ok");
     });
 }

@@ -1,8 +1,8 @@
 //! Deciding what a command does: events, folded as they are made.
 
 use super::{
-    ClaimEnd, ClaimRequest, Command, Event, LeaseEnd, Machine, OPERATOR, PathFacts, Policy,
-    ProcessMark, RefusalKind, Rejection, Reply,
+    Author, BaseFacts, ClaimEnd, ClaimRequest, Command, Event, LeaseEnd, Machine, OPERATOR,
+    PathFacts, Policy, ProcessMark, RefusalKind, Rejection, Reply, moving,
 };
 use crate::changeset::Before;
 use crate::explain;
@@ -110,6 +110,15 @@ impl Step<'_> {
                 self.emit(Event::DeltaCleared { agent });
                 Ok(Reply::Done)
             }
+            Command::Sync { agent, moved } => {
+                let state = &self.machine.state;
+                state.agent(&agent)?;
+                let (version, moved) = (state.base_version, state.with_authors(moved));
+                let from = state.live_run_of(&agent).map_or(version, |run| run.base);
+                self.emit(Event::Synced { agent, version, moved: moved.clone() });
+                Ok(Reply::Synced(from, version, moved))
+            }
+            Command::Compare { agent, by, facts } => self.compare(&agent, by, &facts),
             Command::Tick => {
                 self.time_out();
                 Ok(Reply::Done)
@@ -234,10 +243,9 @@ impl Step<'_> {
         let known = self.machine.state.agent(agent)?;
         let new: Vec<PathFacts> =
             facts.into_iter().filter(|fact| !known.based.contains_key(&fact.path)).collect();
-        let stale = new.iter().find(|fact| fact.read.is_some_and(|read| read != fact.base));
-        if let Some(fact) = stale {
+        if let Some(fact) = new.iter().find(|fact| fact.is_stale()) {
             let (unit, why) = (WorkUnit::File(fact.path.clone()), RefusalKind::Stale);
-            let text = explain::stale(agent, &fact.path, cause);
+            let text = explain::stale(agent, &fact.path, cause, fact.read);
             self.emit(Event::Refused { agent: agent.clone(), unit, why, text });
             return Ok(Reply::Refused(why));
         }
@@ -265,6 +273,25 @@ impl Step<'_> {
             }
         }
         Ok(())
+    }
+
+    fn compare(
+        &mut self,
+        agent: &AgentName,
+        by: Option<AgentName>,
+        facts: &[BaseFacts],
+    ) -> Result<Reply, Rejection> {
+        let state = &self.machine.state;
+        let (begin, gone) = moving::compared(state.agent(agent)?, facts);
+        let author = by.map(|agent| Author { agent, version: state.base_version });
+        for path in begin {
+            let (agent, author) = (agent.clone(), author.clone());
+            self.emit(Event::ConflictComes { agent, path, author });
+        }
+        for path in gone {
+            self.emit(Event::ConflictGone { agent: agent.clone(), path });
+        }
+        Ok(Reply::Done)
     }
 
     /// A run that goes on keeps what it asked for, and what it has written again.

@@ -3,6 +3,7 @@
 //! Each event carries what is needed to fold it and to say it in a sentence. Variants and fields
 //! are only ever added (with a default), because journals outlive versions of this program.
 
+use super::moving::{Author, Moved};
 use crate::changeset::Before;
 use crate::config::{Span, Unclaimed};
 use crate::ids::{AgentName, BaseVersion, ClaimId, RunId, Token};
@@ -147,6 +148,33 @@ pub enum Event {
     DeltaCleared {
         /// Whose.
         agent: AgentName,
+    },
+    /// A view was moved to the newest version of base while its run lives.
+    Synced {
+        /// Whose.
+        agent: AgentName,
+        /// Which version that is.
+        version: BaseVersion,
+        /// What the view shows otherwise than before.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        moved: Vec<Moved>,
+    },
+    /// Base has changed under a path that an agent has written: its next apply would be refused.
+    ConflictComes {
+        /// Whose changes.
+        agent: AgentName,
+        /// Where.
+        path: RelPath,
+        /// Whose apply did it; none for a change by hand.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        author: Option<Author>,
+    },
+    /// Base is again as it was when the agent first wrote the path.
+    ConflictGone {
+        /// Whose changes.
+        agent: AgentName,
+        /// Where.
+        path: RelPath,
     },
     /// Changes have outlived their leases.
     Sealed {

@@ -2,15 +2,16 @@
 //! recovery alike.
 
 use super::{
-    Agent, ClaimEnd, Event, INCIDENTS_KEPT, Incident, LeaseEnd, Machine, Outcome, Run, State,
+    Agent, ClaimEnd, Event, Exit, INCIDENTS_KEPT, Incident, LeaseEnd, Machine, Outcome, Run, State,
     Underway,
 };
 use crate::changeset::BasedOn;
-use crate::ids::AgentName;
+use crate::ids::{AgentName, RunId};
 use crate::locks::Claim;
 use crate::path::RelPath;
 use crate::time::Timestamp;
 use crate::unit::WorkUnit;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// An event that does not fit the state: the journal was not written by this machine.
@@ -40,6 +41,7 @@ impl State {
                     policy: policy.clone(),
                     process: process.clone(),
                     started: at,
+                    base: self.base_version,
                     ended: None,
                     outcome: None,
                     units: self.locks.leases_of(agent).map(|lease| lease.unit.clone()).collect(),
@@ -48,19 +50,11 @@ impl State {
                 self.begin(started);
             }
             Event::RunEnded { run, agent, exit, changed, why } => {
-                let ended = self.runs.get_mut(run).ok_or_else(|| misfit(run))?;
-                ended.ended = Some((at, *exit));
-                ended.outcome = Some(match changed {
+                let outcome = match changed {
                     0 => Outcome::Nothing,
                     _ => Outcome::Pending(why.clone()),
-                });
-                let agent = self.known_mut(agent)?;
-                agent.live = None;
-                agent.last_sign = at;
-                agent.pending = *changed > 0;
-                if !agent.pending {
-                    agent.based.clear();
-                }
+                };
+                self.end(*run, agent, (at, *exit), outcome)?;
             }
             Event::Renewed { agent } => self.known_mut(agent)?.last_sign = at,
             Event::Granted { lease } => {
@@ -101,7 +95,9 @@ impl State {
                 self.known_mut(agent)?.based.insert(path.clone(), *before);
             }
             Event::Forgotten { agent, path } => {
-                self.known_mut(agent)?.based.remove(path);
+                let known = self.known_mut(agent)?;
+                known.based.remove(path);
+                known.forget_settled();
             }
             Event::ApplyBegun { agent, paths, stage, plan } => {
                 let (paths, stage, plan) = (paths.clone(), stage.clone(), plan.clone());
@@ -117,17 +113,23 @@ impl State {
                     // What was copied up and never changed is not pending either.
                     known.based.clear();
                 }
+                known.forget_settled();
                 known.based.extend(rebased.iter().cloned());
+                self.note_authors(agent, paths);
                 self.settle(agent, &Outcome::Applied(*version))?;
             }
             Event::Pending { agent, why } => self.explain_pending(agent, why),
             Event::Discarded { agent } => {
                 let known = self.known_mut(agent)?;
                 known.based.clear();
+                known.forget_settled();
                 known.clearing = true;
                 self.settle(agent, &Outcome::Discarded)?;
             }
             Event::DeltaCleared { agent } => self.known_mut(agent)?.clearing = false,
+            Event::Synced { .. } | Event::ConflictComes { .. } | Event::ConflictGone { .. } => {
+                self.fold_moving(event, at)?;
+            }
             Event::Sealed { agent } => self.known_mut(agent)?.sealed = true,
         }
         Ok(())
@@ -144,7 +146,30 @@ impl State {
         self.runs.insert(run.id, run);
     }
 
-    fn known_mut(&mut self, agent: &AgentName) -> Result<&mut Agent, Misfit> {
+    fn end(
+        &mut self,
+        run: RunId,
+        agent: &AgentName,
+        ended: (Timestamp, Exit),
+        outcome: Outcome,
+    ) -> Result<(), Misfit> {
+        let pending = outcome != Outcome::Nothing;
+        let known = self.runs.get_mut(&run).ok_or_else(|| misfit(&run))?;
+        known.ended = Some(ended);
+        known.outcome = Some(outcome);
+        let agent = self.known_mut(agent)?;
+        agent.live = None;
+        agent.last_sign = ended.0;
+        agent.pending = pending;
+        if !pending {
+            agent.based.clear();
+        }
+        agent.forget_settled();
+        self.forget_authors();
+        Ok(())
+    }
+
+    pub(super) fn known_mut(&mut self, agent: &AgentName) -> Result<&mut Agent, Misfit> {
         self.agents.get_mut(agent).ok_or_else(|| misfit(agent))
     }
 
@@ -198,6 +223,7 @@ fn idle(at: Timestamp) -> Agent {
         live: None,
         latest: None,
         based: BasedOn::new(),
+        coming: BTreeMap::new(),
         pending: false,
         clearing: false,
         sealed: false,

@@ -13,13 +13,15 @@
 mod decide;
 mod event;
 mod fold;
+mod moving;
 #[cfg(test)]
 mod tests;
 
 pub use event::{ClaimEnd, Event, Exit, LeaseEnd, Policy, ProcessMark, RefusalKind};
 pub use fold::Misfit;
+pub use moving::{Author, BaseFacts, Coming, Moved};
 
-use crate::changeset::{BasedOn, Before};
+use crate::changeset::{Action, BasedOn, Before};
 use crate::ids::{AgentName, BaseVersion, ClaimId, RunId, Token};
 use crate::locks::{LockTable, Origin};
 use crate::path::RelPath;
@@ -132,6 +134,23 @@ pub enum Command {
         /// Whose.
         agent: AgentName,
     },
+    /// The agent's view shows base's newest version. Answer: [`Reply::Synced`].
+    Sync {
+        /// Whose.
+        agent: AgentName,
+        /// What it shows otherwise than before.
+        moved: Vec<(RelPath, Action)>,
+    },
+    /// Base was looked at under what the agent has written: notes the conflicts that come, and
+    /// those that are gone.
+    Compare {
+        /// Whose changes.
+        agent: AgentName,
+        /// Whose apply has just changed base there; none if it was looked at for another reason.
+        by: Option<AgentName>,
+        /// What base has now.
+        facts: Vec<BaseFacts>,
+    },
     /// Time has passed: waits end at their deadline, leases at the end of their time to live.
     Tick,
 }
@@ -158,10 +177,32 @@ pub struct ClaimRequest {
 pub struct PathFacts {
     /// Which.
     pub path: RelPath,
-    /// The version that the run last opened for reading; none if it never did.
-    pub read: Option<Before>,
+    /// What the run last opened for reading.
+    pub read: Read,
     /// The version in base now.
     pub base: Before,
+}
+
+/// What a run has read of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Nothing.
+    Never,
+    /// This version.
+    Version(Before),
+    /// Nobody knows: a new daemon serves the run, and what was read died with the old one.
+    Unknown,
+}
+
+impl PathFacts {
+    /// Whether the run would overwrite what it has not read (G2).
+    pub fn is_stale(&self) -> bool {
+        match self.read {
+            Read::Never => false,
+            Read::Version(read) => read != self.base,
+            Read::Unknown => true,
+        }
+    }
 }
 
 /// The answer to a command.
@@ -173,6 +214,8 @@ pub enum Reply {
     Granted,
     /// The claim waits; [`Event::ClaimEnded`] tells its end.
     Waiting(ClaimId),
+    /// The view was at one version of base and is at another, and this is what moved.
+    Synced(BaseVersion, BaseVersion, Vec<Moved>),
     /// Refused at once; the events explain it.
     Refused(RefusalKind),
     /// Done.
@@ -245,6 +288,8 @@ pub struct Agent {
     pub latest: Option<RunId>,
     /// What each path it has written was based on.
     pub based: BasedOn,
+    /// Where base has changed under that since.
+    pub coming: BTreeMap<RelPath, Coming>,
     /// Whether its latest run left changes that are neither applied nor discarded.
     pub pending: bool,
     /// Whether its changes were discarded, but its delta is not known to be cleared yet.
@@ -272,6 +317,8 @@ pub struct Run {
     pub process: ProcessMark,
     /// When it began.
     pub started: Timestamp,
+    /// The version of base that its view was moved to last, as a whole.
+    pub base: BaseVersion,
     /// When and how it ended.
     pub ended: Option<(Timestamp, Exit)>,
     /// What became of its changes; none while it lives.
@@ -334,6 +381,8 @@ pub struct State {
     pub base_version: BaseVersion,
     /// Applies that have begun and not ended.
     pub underway: BTreeMap<AgentName, Underway>,
+    /// Who last changed each path, while a run may live whose view is older than that.
+    pub recent: BTreeMap<RelPath, Author>,
     /// The latest waits and refusals, oldest first.
     pub incidents: VecDeque<Incident>,
     /// The last number that was given out, of each kind.

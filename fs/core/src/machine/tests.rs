@@ -73,8 +73,24 @@ impl Story {
     }
 
     fn admit(&mut self, agent: &str, path: &str, read: Option<Before>, base: Before) -> Reply {
+        let read = read.map_or(Read::Never, Read::Version);
+        self.admit_as(agent, path, read, base)
+    }
+
+    fn admit_as(&mut self, agent: &str, path: &str, read: Read, base: Before) -> Reply {
         let facts = vec![PathFacts { path: path.parse().unwrap(), read, base }];
         self.run(Command::Admit { agent: name(agent), cause: "open".into(), facts }).unwrap()
+    }
+
+    fn compare(&mut self, agent: &str, path: &str, by: Option<&str>, base: Before) {
+        let facts = vec![BaseFacts { path: path.parse().unwrap(), base, merges: false }];
+        let command = Command::Compare { agent: name(agent), by: by.map(name), facts };
+        self.run(command).unwrap();
+    }
+
+    fn coming(&self) -> Vec<String> {
+        let coming = self.machine.state.coming();
+        coming.map(|(agent, path, _)| format!("{agent} {path}")).collect()
     }
 
     fn apply_changes(&mut self, agent: &str) -> Result<Reply, Rejection> {
@@ -164,6 +180,19 @@ fn a_write_on_an_old_version_is_refused_until_the_new_one_is_read() {
 }
 
 #[test]
+fn what_nobody_knows_whether_it_was_read_must_be_read_again() {
+    let mut s = Story::with(&["alice"]);
+    s.write("alice", "a");
+    let unknown = s.admit_as("alice", "a", Read::Unknown, version(1));
+    assert_eq!(unknown, Reply::Refused(RefusalKind::Stale));
+    let why = &s.explained("alice")[0];
+    assert!(why.contains("the daemon was replaced") && why.contains("read a again"), "{why}");
+    assert_eq!(s.admit("alice", "a", Some(version(1)), version(1)), Reply::Granted);
+    let written = s.admit_as("alice", "a", Read::Unknown, version(1));
+    assert_eq!(written, Reply::Granted, "already its own");
+}
+
+#[test]
 fn deny_refuses_what_was_not_claimed_but_not_an_editors_temporary_name() {
     let mut s = Story::default();
     s.start("alice", Unclaimed::Deny);
@@ -220,6 +249,78 @@ fn a_discard_is_remembered_until_the_delta_is_cleared() {
     assert!(state(&s).clearing && !state(&s).may_have_changes());
     s.run(Command::DeltaCleared { agent: name("alice") }).unwrap();
     assert!(!state(&s).clearing);
+}
+
+#[test]
+fn a_coming_conflict_is_told_once_and_taken_back_when_base_is_as_it_was() {
+    let mut s = Story::with(&["alice", "bob"]);
+    s.write("alice", "a");
+    s.admit("alice", "a", None, version(1));
+    let told = |s: &Story| {
+        let comes = |(event, _): &&(Event, Timestamp)| matches!(event, Event::ConflictComes { .. });
+        s.journal.iter().filter(comes).count()
+    };
+    s.compare("alice", "a", None, version(1));
+    s.compare("alice", "never-written", None, version(9));
+    assert_eq!((s.coming(), told(&s)), (vec![], 0));
+    s.compare("alice", "a", None, version(2));
+    s.compare("alice", "a", None, version(3));
+    assert_eq!((s.coming(), told(&s)), (vec!["alice a".to_owned()], 1));
+    s.at(5);
+    let said = s.explained("alice");
+    assert!(said[0].contains("will conflict: somebody has changed it in base by hand"), "{said:?}");
+    assert!(said[0].contains("(5s ago); look at both (`agentctl diff alice`)"), "{said:?}");
+    assert_eq!(s.explained("bob"), [""; 0]);
+    s.compare("alice", "a", None, version(1));
+    assert_eq!(s.coming(), [""; 0]);
+    s.compare("alice", "a", None, version(2));
+    assert_eq!((s.coming(), told(&s)), (vec!["alice a".to_owned()], 2));
+    s.run(Command::Discard { agent: name("alice") }).unwrap();
+    assert_eq!(s.coming(), [""; 0], "settled");
+}
+
+#[test]
+fn directories_that_merge_do_not_conflict() {
+    let mut s = Story::with(&["alice"]);
+    s.admit("alice", "d", None, None);
+    let made = |merges| BaseFacts { path: "d".parse().unwrap(), base: version(1), merges };
+    let compare = |facts| Command::Compare { agent: name("alice"), by: None, facts };
+    s.run(compare(vec![made(true)])).unwrap();
+    assert_eq!(s.coming(), [""; 0]);
+    s.run(compare(vec![made(false), made(false)])).unwrap();
+    assert_eq!(s.coming(), ["alice d"]);
+}
+
+#[test]
+fn a_sync_tells_who_moved_what_and_which_version_the_view_is_at() {
+    let mut s = Story::with(&["alice", "bob"]);
+    s.write("alice", "a");
+    s.admit("alice", "a", None, version(1));
+    s.apply_changes("alice").unwrap();
+    let base = |s: &Story| s.machine.state.runs[&RunId(2)].base;
+    assert_eq!(base(&s), BaseVersion(0));
+    let moved = ["a", "by-hand"].map(|path| (path.parse().unwrap(), Action::Modified)).to_vec();
+    s.run(Command::Sync { agent: name("bob"), moved }).unwrap();
+    assert_eq!(base(&s), BaseVersion(1));
+    let Some((Event::Synced { moved, version, .. }, _)) = s.journal.last() else { panic!() };
+    let by = Author { agent: name("alice"), version: BaseVersion(1) };
+    assert_eq!((moved[0].author.as_ref(), moved[1].author.as_ref()), (Some(&by), None));
+    assert_eq!(*version, BaseVersion(1));
+    s.end("alice", Exit::Code(0));
+    assert!(!s.machine.state.recent.is_empty(), "bob may ask");
+    s.end("bob", Exit::Code(0));
+    assert!(s.machine.state.recent.is_empty(), "nobody will ask");
+}
+
+#[test]
+fn an_apply_makes_a_conflict_come_for_whoever_wrote_the_same_path() {
+    let mut s = Story::with(&["alice", "bob"]);
+    s.admit("bob", "a", None, version(1));
+    s.admit("alice", "a", None, version(1));
+    s.apply_changes("alice").unwrap();
+    s.compare("bob", "a", Some("alice"), version(2));
+    let said = s.explained("bob");
+    assert!(said[0].contains("alice has applied another version (v1)"), "{said:?}");
 }
 
 #[test]
@@ -289,7 +390,7 @@ fn names_are_free_when_their_agent_neither_runs_nor_has_changes() {
 }
 
 fn any_command() -> impl Strategy<Value = (u8, u8, u8, u64)> {
-    (0u8..9, 0u8..3, 0u8..6, 0u64..200)
+    (0u8..11, 0u8..3, 0u8..6, 0u64..200)
 }
 
 const UNITS: [&str; 6] = ["d/a", "d/b", "d/", "d/e/", "c", "res:x"];
@@ -313,7 +414,16 @@ fn random_story(commands: Vec<(u8, u8, u8, u64)>, check: impl Fn(&Story)) -> Sto
             7 if s.machine.state.agents[&name(agent)].live.is_none() => {
                 s.start(agent, Unclaimed::Claim);
             }
+            9 => s.compare(agent, "d/a", Some("carol"), version(i64::from(which) % 2)),
+            10 => {
+                let moved = vec![("d/a".parse().unwrap(), Action::Modified)];
+                s.run(Command::Sync { agent: name(agent), moved }).unwrap();
+            }
             _ => drop(s.run(Command::Tick)),
+        }
+        for agent in s.machine.state.agents.values() {
+            let written = |path| agent.based.contains_key(path);
+            assert!(agent.coming.keys().all(written), "{agent:?}");
         }
         check(&s);
     }

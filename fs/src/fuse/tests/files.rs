@@ -115,6 +115,117 @@ fn files_of_the_workspaces_owner_are_shown_as_the_agents() {
 }
 
 #[test]
+fn each_user_stays_one_user_also_where_the_owner_is_shown_as_another() {
+    let m = mounted_as(&[("a", "a")], Owner { host: (0, 0), shown: (65534, 65534) });
+    let owner = |path: PathBuf| fs::symlink_metadata(path).map(|at| (at.uid(), at.gid())).unwrap();
+    assert_eq!(owner(m.at("a")), (65534, 65534));
+    for (name, id) in [("root", 0), ("nobody", 65534), ("other", 5)] {
+        fs::write(m.at(name), name).unwrap();
+        std::os::unix::fs::chown(m.at(name), Some(id), Some(id)).unwrap();
+        assert_eq!(owner(m.at(name)), (id, id));
+    }
+    assert_eq!(owner(m.delta("nobody")), (0, 0), "the owner's, on the host");
+    for group in [0, 65534, 5] {
+        let dir = format!("of{group}");
+        fs::create_dir(m.at(&dir)).unwrap();
+        std::os::unix::fs::chown(m.at(&dir), None, Some(group)).unwrap();
+        fs::set_permissions(m.at(&dir), fs::Permissions::from_mode(0o2755)).unwrap();
+        fs::write(m.at(&format!("{dir}/f")), "").unwrap();
+        assert_eq!(owner(m.at(&format!("{dir}/f"))), (0, group));
+    }
+}
+
+#[test]
+fn times_before_the_epoch_are_kept_to_the_nanosecond() {
+    let m = mounted(&[("a", "a")]);
+    for (second, nanosecond) in [(-1, 999_999_999), (-1, 0), (-86_400, 1), (0, 1)] {
+        let time = rustix::fs::Timespec { tv_sec: second, tv_nsec: nanosecond };
+        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+        let follow = rustix::fs::AtFlags::empty();
+        rustix::fs::utimensat(rustix::fs::CWD, m.at("a"), &times, follow).unwrap();
+        for path in [m.at("a"), m.delta("a")] {
+            let a = fs::metadata(path).unwrap();
+            assert_eq!((a.mtime(), a.mtime_nsec()), (second, nanosecond));
+        }
+    }
+}
+
+#[test]
+fn copying_up_moves_no_time_of_the_directories_above() {
+    let m = mounted(&[("d/e/a", "a"), ("d/e/b", "b")]);
+    m.run("touch -d @5 d/e/a d/e/b d/e d .");
+    let times = || {
+        let time =
+            |path: &str| fs::metadata(m.at(path)).map(|at| (at.mtime(), at.atime())).unwrap();
+        ["", "d", "d/e", "d/e/b"].map(time)
+    };
+    let before = times();
+    m.run("chmod 600 d/e/a && echo more >>d/e/a");
+    assert_eq!(times(), before);
+    assert_eq!(
+        fs::metadata(m.delta("d/e")).unwrap().mtime(),
+        before[2].0,
+        "and not in the cache alone"
+    );
+    m.run("touch d/e/new");
+    assert_ne!(times()[2], before[2]);
+}
+
+#[test]
+fn a_file_of_base_without_a_name_has_no_links() {
+    let m = mounted(&[("a", "a"), ("b", "b"), ("d/c", "c")]);
+    fs::hard_link(m.base("a"), m.base("other")).unwrap();
+    let open = ["a", "b", "d/c"].map(|name| fs::File::open(m.at(name)).unwrap());
+    let links = || open.each_ref().map(|file| file.metadata().unwrap().nlink());
+    assert_eq!(links(), [1, 1, 1]);
+    m.run("rm a && echo new >new && mv new b && rm -r d");
+    assert_eq!(links(), [0, 0, 0]);
+}
+
+#[test]
+fn access_control_lists_are_inherited_obeyed_and_name_whom_the_view_shows() {
+    let m = mounted_as(&[("d/secret", "secret")], Owner { host: (0, 0), shown: (77, 78) });
+    m.run(
+        r#"python3 - <<'PY'
+import os, struct
+def acl(*entries):
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+NONE = 0xFFFFFFFF
+def parsed(path, kind):
+    value = os.getxattr(path, "system.posix_acl_" + kind)
+    return [struct.unpack_from("<HHI", value, at) for at in range(4, len(value), 8)]
+def can_read(uid):
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([]); os.setegid(uid); os.seteuid(uid)
+        try:
+            open("d/secret").read()
+        except PermissionError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] == 0
+os.umask(0o077)
+os.chmod("d", 0o755); os.chmod("d/secret", 0o600)
+assert not can_read(55)
+os.setxattr("d/secret", "system.posix_acl_access",
+            acl((1, 6, NONE), (2, 4, 55), (4, 0, NONE), (16, 4, NONE), (32, 0, NONE)))
+assert can_read(55) and not can_read(56)
+os.setxattr("d", "system.posix_acl_default",
+            acl((1, 7, NONE), (2, 7, 77), (4, 5, NONE), (16, 7, NONE), (32, 5, NONE)))
+os.mkdir("d/in", 0o750); open("d/in/f", "w").close(); os.symlink("f", "d/in/s")
+assert parsed("d/in", "default") == parsed("d", "default")
+assert parsed("d/in/f", "access") == [(1, 6, NONE), (2, 7, 77), (4, 5, NONE), (16, 6, NONE), (32, 4, NONE)]
+assert oct(os.stat("d/in").st_mode & 0o7777) == "0o750", oct(os.stat("d/in").st_mode)
+open("plain", "w").close()
+assert oct(os.stat("plain").st_mode & 0o7777) == "0o600"
+PY"#,
+    );
+    let mut list = [0; 44];
+    rustix::fs::getxattr(m.delta("d/in/f"), "system.posix_acl_access", &mut list[..]).unwrap();
+    assert_eq!(list[16..20], [0; 4], "the agent's entry is the owner's on the host");
+}
+
+#[test]
 fn data_is_mapped_locked_appended_and_sparse() {
     let m = mounted(&[("a", "0123456789"), ("db", "")]);
     m.run(

@@ -5,14 +5,16 @@ mod caching;
 mod files;
 mod names;
 mod programs;
+mod reference;
 mod syncing;
 
 use super::*;
-use crate::gate::{Answer, Gate, Intent, Notice, Permit, Refusal, Requester, ViewControl};
+use crate::attendant::Trust;
+use crate::gate::{Answer, Gate, Intent, Notice, Ordered, Permit, Refusal, Requester, ViewControl};
 use crate::view::{Owner, Scratch, ViewSpec};
 use crate::watch::BaseWatch;
-use agentfs_core::RelPath;
 use agentfs_core::changeset::Before;
+use agentfs_core::{RelPath, UnitList};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom as Position, Write};
@@ -38,6 +40,7 @@ struct TestGate {
     waiting: Mutex<Vec<Answer>>,
     read: Mutex<Vec<String>>,
     forgotten: Mutex<Vec<String>>,
+    orders: Mutex<Vec<(Notice, UnitList)>>,
     /// Whether everything is permitted at once.
     open: AtomicBool,
     /// The names of the threads that opened something that can be read.
@@ -90,6 +93,27 @@ impl Gate for TestGate {
 
     fn notice(&self, notice: Notice) -> String {
         format!("{notice:?}\n")
+    }
+
+    fn order(
+        &self,
+        order: Notice,
+        text: &[u8],
+        is_dir: &dyn Fn(&RelPath) -> bool,
+        requester: Requester,
+        done: Ordered,
+    ) {
+        assert_ne!(requester.tid, 0);
+        let list = UnitList::parse(text, |path| Ok(RelPath::from_bytes(path)?), is_dir);
+        let said = match list {
+            Ok(list) if list.units[0].to_string() == "busy" => Err(Refusal::Busy),
+            Ok(list) => {
+                self.orders.lock().unwrap().push((order, list));
+                Ok(())
+            }
+            Err(_) => Err(Refusal::Invalid),
+        };
+        std::thread::spawn(move || done(said));
     }
 }
 
@@ -168,7 +192,7 @@ fn mounted_as(base: &[(&str, &str)], owner: Owner) -> Mounted {
         watch: BaseWatch::start(&path("base")),
     };
     let view = View::open(spec, gate.clone()).unwrap();
-    let mounted = mount(view, &path("mnt")).unwrap();
+    let mounted = mount(view, &path("mnt"), &Trust::default()).unwrap();
     Mounted { _guard: TestGuard(gate.clone()), dir, gate, view: mounted }
 }
 

@@ -13,7 +13,6 @@ fn names_are_made_moved_and_removed_as_on_any_file_system() {
     assert_eq!(fs::metadata(m.at("a")).unwrap().ino(), saved);
     assert!(m.gate.forgotten.lock().unwrap().contains(&"a.tmp".to_owned()));
 
-    assert_eq!(errno(fs::rename(m.at("d"), m.at("d2"))), libc::EXDEV);
     fs::create_dir(m.at("n")).unwrap();
     fs::write(m.at("n/1"), "1").unwrap();
     let mut open = fs::File::open(m.at("n/1")).unwrap();
@@ -45,8 +44,61 @@ fn names_are_made_moved_and_removed_as_on_any_file_system() {
     assert_eq!(fs::read_to_string(m.at("link")).unwrap(), "1");
     assert_eq!(fs::read_link(m.at("link")).unwrap(), PathBuf::from("e/1"));
     m.run("mkfifo p && test -p p && rm p");
-    let denied = Command::new("mknod").arg(m.at("w")).args(["c", "0", "0"]).output().unwrap();
-    assert!(!denied.status.success());
+}
+
+#[test]
+fn a_device_0_0_is_a_device_and_no_whiteout() {
+    let m = mounted(&[("a", "a"), ("b", "b")]);
+    let number = |name: &str| fs::symlink_metadata(m.at(name)).unwrap().rdev();
+    m.run("rm a && mknod a c 0 0 && mknod null c 1 3 && mknod w c 0 0 && mv w v && ln v x");
+    let (whiteout, same) = (rustix::fs::RenameFlags::WHITEOUT, rustix::fs::CWD);
+    rustix::fs::renameat_with(same, m.at("b"), same, m.at("c"), whiteout).unwrap();
+    assert_eq!(m.run("stat -c '%n %F' *").matches("character special file").count(), 5);
+    assert_eq!([number("a"), number("b"), number("v"), number("null")], [0, 0, 0, 0x103]);
+    assert_eq!(fs::read_to_string(m.at("c")).unwrap(), "b");
+    m.run("rm a b && test ! -e a && test ! -e b && ls | wc -l");
+    let taken = Command::new("mknod").arg(m.at("w")).args(["c", "0", "1048575"]).output().unwrap();
+    assert!(!taken.status.success());
+}
+
+#[test]
+fn directories_of_base_are_moved_with_all_below_them() {
+    let m = mounted(&[("d/x", "x"), ("d/y", "y"), ("d/in/z", "z"), ("e/f", "f"), ("other", "o")]);
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(5);
+    fs::File::options().write(true).open(m.base("d/in/z")).unwrap().set_modified(long_ago).unwrap();
+    m.run("rm d/x && echo new >d/in/new");
+    let mut open = fs::File::open(m.at("d/in/z")).unwrap();
+    let number = |path: &str| fs::symlink_metadata(m.at(path)).unwrap().ino();
+    let before = [number("d"), number("d/in"), number("d/in/z")];
+    fs::rename(m.at("d"), m.at("e/d")).unwrap();
+    assert_eq!([number("e/d"), number("e/d/in"), number("e/d/in/z")], before);
+    let mut text = String::new();
+    open.read_to_string(&mut text).unwrap();
+    assert_eq!((text.as_str(), fs::metadata(m.at("e/d/in/z")).unwrap().mtime()), ("z", 5));
+    assert_eq!(m.gate.units(), ["d/x", "d/in/new", "d/", "e/d/"]);
+    let noted = m.gate.asked.lock().unwrap().last().unwrap().paths.clone();
+    let mut noted: Vec<_> = noted.iter().map(ToString::to_string).collect();
+    noted.sort();
+    assert_eq!(noted, ["d", "d/in", "d/in/z", "d/y", "e/d"]);
+    // Its place is free, what was there does not come back, nor into what is moved there.
+    fs::create_dir(m.at("d")).unwrap();
+    assert_eq!(fs::read_dir(m.at("d")).unwrap().count(), 0);
+    fs::rename(m.at("e"), m.at("d")).unwrap();
+    assert_eq!(m.run("find d -type f | sort | tr '\\n' ' '"), "d/d/in/new d/d/in/z d/d/y d/f ");
+    assert!(m.base("d/x").exists() && m.base("e/f").exists());
+    let left = m.run("cd \"$HOME/delta\"; find . -type c | sort | tr '\\n' ' '");
+    assert_eq!(left, "./e ", "no whiteout that speaks of another place");
+}
+
+#[test]
+fn directories_of_base_change_places() {
+    let m = mounted(&[("d/x", "x"), ("e/y", "y"), ("f", "f")]);
+    let flags = rustix::fs::RenameFlags::EXCHANGE;
+    for (one, other) in [("d", "e"), ("d", "f")] {
+        rustix::fs::renameat_with(rustix::fs::CWD, m.at(one), rustix::fs::CWD, m.at(other), flags)
+            .unwrap();
+    }
+    assert_eq!(m.run("find d e f -type f | sort | tr '\\n' ' '"), "d e/x f/y ");
 }
 
 #[test]
@@ -63,7 +115,7 @@ fn renameat2_has_its_flags() {
     assert_eq!(fs::read_to_string(m.at("b")).unwrap(), "a");
     rename("a", "c", Flags::NOREPLACE).unwrap();
     assert_eq!(m.run("ls"), "b\nc\n");
-    assert_eq!(errno(rename("b", "c", Flags::WHITEOUT)), libc::EINVAL);
+    assert_eq!(errno(rename("b", "c", Flags::WHITEOUT | Flags::EXCHANGE)), libc::EINVAL);
 }
 
 #[test]
@@ -98,4 +150,30 @@ fn notices_are_made_when_they_are_opened() {
     assert_eq!(errno(fs::remove_dir_all(m.at(".agentfs"))), libc::EROFS);
     assert_eq!(m.run("ls -A").trim(), ".agentfs");
     assert!(!m.delta(".agentfs").exists());
+}
+
+#[test]
+fn orders_are_writes_and_each_is_answered_by_its_own_errno() {
+    let m = mounted(&[("src/a", "")]);
+    m.run("echo src > .agentfs/claim; printf 'shared a\\nshared b\\n' > .agentfs/claim");
+    m.run("echo src/a >> .agentfs/release");
+    let orders = std::mem::take(&mut *m.gate.orders.lock().unwrap());
+    let said: Vec<String> = orders
+        .iter()
+        .map(|(order, list)| format!("{order:?} {} {}", list.mode, list.units.len()))
+        .collect();
+    assert_eq!(said, ["Claim exclusive 1", "Claim shared 2", "Release exclusive 1"]);
+    assert_eq!(orders[0].1.units[0].to_string(), "src/", "the view has a directory there");
+    assert_eq!(errno(fs::write(m.at(".agentfs/claim"), "busy\n")), libc::EBUSY);
+    assert_eq!(errno(fs::write(m.at(".agentfs/claim"), "proc:\n")), libc::EINVAL);
+    assert_eq!(fs::read_to_string(m.at(".agentfs/claim")).unwrap(), "Claim\n");
+    let stat = |name: &str| fs::metadata(m.at(name)).unwrap();
+    assert_eq!(stat(".agentfs/claim").ino(), stat(".agentfs/claim").ino());
+    let modes = [".agentfs/claim", ".agentfs/release", ".agentfs/locks"].map(|n| stat(n).mode());
+    assert_eq!(modes, [0o100_666, 0o100_666, 0o100_444]);
+    assert_eq!(errno(fs::remove_file(m.at(".agentfs/claim"))), libc::EROFS);
+    assert_eq!(
+        errno(fs::set_permissions(m.at(".agentfs/claim"), fs::Permissions::from_mode(0o000))),
+        libc::EROFS
+    );
 }

@@ -57,15 +57,16 @@ fn kernel_overlayfs_shows_the_delta_as_the_view_does() {
 #[test]
 fn a_mountpoint_in_use_is_refused_and_an_unmounted_view_can_be_mounted_again() {
     let m = mounted(&[("a", "a")]);
-    let error = mount(m.view.view().clone(), &m.at("")).unwrap_err();
+    let error = mount(m.view.view().clone(), &m.at(""), &Trust::default()).unwrap_err();
     assert!(matches!(error, MountError::Busy(_)), "{error}");
-    let error = mount(m.view.view().clone(), &m.dir.path().join("none")).unwrap_err();
+    let error =
+        mount(m.view.view().clone(), &m.dir.path().join("none"), &Trust::default()).unwrap_err();
     assert!(matches!(error, MountError::NoMountpoint(_)), "{error}");
     let Mounted { dir, view: mounted, .. } = m;
     let view = mounted.view().clone();
     mounted.unmount().unwrap();
     assert_eq!(fs::read_dir(dir.path().join("mnt")).unwrap().count(), 0);
-    let again = mount(view, &dir.path().join("mnt")).unwrap();
+    let again = mount(view, &dir.path().join("mnt"), &Trust::default()).unwrap();
     assert_eq!(fs::read_to_string(dir.path().join("mnt/a")).unwrap(), "a");
     drop(again);
 }

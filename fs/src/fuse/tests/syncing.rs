@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::view::{Cached, KernelCache};
+use crate::watch::{BaseChanges, BaseListener as _};
 
 fn path(text: &str) -> RelPath {
     text.parse().unwrap()
@@ -94,7 +95,7 @@ fn what_an_interrupted_apply_has_left_at_the_root_is_not_shown() {
     assert_eq!(m.run("ls -A && ls -A d"), ".agentfs\nd\n.agentfs-stage-r7\n");
     assert!(!m.at(".agentfs-stage-r7").exists());
     assert_eq!(errno(fs::create_dir(m.at(".agentfs-stage-r8"))), libc::EROFS);
-    assert_eq!(errno(fs::rename(m.at("d"), m.at(".agentfs-stage-r8"))), libc::EXDEV);
+    assert_eq!(errno(fs::rename(m.at("d"), m.at(".agentfs-stage-r8"))), libc::EROFS);
     fs::write(m.at("f"), "f").unwrap();
     assert_eq!(errno(fs::rename(m.at("f"), m.at(".agentfs-stage-r8"))), libc::EROFS);
     assert!(!m.delta(".agentfs-stage-r8").exists());
@@ -155,4 +156,130 @@ fn what_is_dropped_from_the_delta_shows_base_again() {
     let left: Vec<_> =
         fs::read_dir(m.delta("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["out"]);
+}
+
+#[test]
+fn what_stays_in_a_directory_that_was_applied_hides_nothing_of_base() {
+    let m = mounted(&[("d/x", "x"), (".gitignore", "out\n")]);
+    let view = m.view.view().clone();
+    m.run("mv d e && mkdir e/out && echo private >e/out/o");
+    // As an apply does it.
+    fs::rename(m.base("d"), m.base("e")).unwrap();
+    view.drop_from_delta(Some(&["d", "d/x", "e", "e/x"].map(path))).unwrap();
+    fs::write(m.base("e/new"), "new").unwrap();
+    assert_eq!(m.run("ls && ls e && cat e/out/o e/x"), "e\nnew\nout\nx\nprivate\nx");
+}
+
+#[test]
+fn a_view_that_is_used_advances_path_by_path_and_keeps_what_is_open() {
+    let m = mounted(&[("a", "one"), ("b", "b"), ("d/x", "x"), ("mine", "base"), ("same", "s")]);
+    let view = m.view.view();
+    fs::write(m.at("mine"), "alice").unwrap();
+    let old = fs::File::open(m.at("a")).unwrap();
+    let gone = fs::File::open(m.at("d/x")).unwrap();
+    assert!(!m.at("new").exists());
+    assert_eq!(m.run("ls; cat a b d/x same"), "a\nb\nd\nmine\nsame\nonebxs");
+    fs::create_dir_all(m.dir.path().join("pins/.git/refs")).unwrap();
+    let touched = ["a", "d", "d/x", "mine", "new/deep/f", "same"].map(path);
+    view.pin(&touched).unwrap();
+    // Bob's apply.
+    for (name, text) in [("a", "two"), ("mine", "bob")] {
+        fs::write(m.base("tmp"), text).unwrap();
+        fs::rename(m.base("tmp"), m.base(name)).unwrap();
+    }
+    fs::remove_dir_all(m.base("d")).unwrap();
+    fs::create_dir_all(m.base("new/deep")).unwrap();
+    fs::write(m.base("new/deep/f"), "n").unwrap();
+    assert_eq!(m.run("cat a d/x mine same"), "onexalices");
+
+    let told = Arc::new(Told::default());
+    view.attach_kernel(Some(told.clone()));
+    let advanced = view.advance().unwrap();
+    let shown: Vec<String> =
+        advanced.shown.iter().map(|shift| format!("{:?} {}", shift.action(), shift.path)).collect();
+    assert_eq!(
+        shown,
+        [
+            "Modified a",
+            "Deleted d",
+            "Deleted d/x",
+            "Added new",
+            "Added new/deep",
+            "Added new/deep/f"
+        ]
+    );
+    assert_eq!(advanced.covered, [path("mine")]);
+    let left = fs::read_dir(m.dir.path().join("pins")).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, [".git"], "the snapshot of .git is no pin");
+    let forgotten = told.0.lock().unwrap().clone();
+    let name = |name: &str| Cached::Entry(1, name.into());
+    for told in ["a", "d", "new"] {
+        assert!(forgotten.contains(&name(told)), "{told}: {forgotten:?}");
+    }
+    for kept in ["b", "mine", "same"] {
+        assert!(!forgotten.contains(&name(kept)), "{kept}: {forgotten:?}");
+        let ino = fs::metadata(m.base(kept)).unwrap().ino();
+        assert!(!forgotten.contains(&Cached::Inode(ino)), "{kept}: {forgotten:?}");
+    }
+    for (file, text) in [(&old, b"one".as_slice()), (&gone, b"x")] {
+        let mut buffer = vec![0; text.len()];
+        file.read_exact_at(&mut buffer, 0).unwrap();
+        assert_eq!(buffer, text, "what is open stays");
+    }
+    assert_eq!(view.advance().unwrap(), crate::gate::Advanced::default(), "nothing is left");
+}
+
+#[test]
+fn after_an_advance_and_a_moment_for_the_kernel_everybody_sees_the_new_version() {
+    let m = mounted(&[("a", "one"), ("d/x", "x"), ("e/y", "y")]);
+    let view = m.view.view();
+    for _ in 0..20 {
+        view.pin(&["a", "d/x", "d/n", "fresh"].map(path)).unwrap();
+        m.run("cat a; ls -l d; ! cat d/n fresh; stat a d/x");
+        let text = format!("{}.", fs::read_to_string(m.base("a")).unwrap());
+        fs::write(m.base("tmp"), &text).unwrap();
+        fs::rename(m.base("tmp"), m.base("a")).unwrap();
+        fs::rename(m.base("d/x"), m.base("d/n")).unwrap();
+        fs::write(m.base("fresh"), "f").unwrap();
+        let _ = view.advance().unwrap();
+        view.settle();
+        assert_eq!(fs::metadata(m.at("a")).unwrap().len(), text.len() as u64);
+        assert_eq!(fs::read_to_string(m.at("a")).unwrap(), text);
+        assert_eq!(m.run("ls d; cat d/n fresh"), "n\nxf");
+        view.pin(&["d/x", "d/n", "fresh"].map(path)).unwrap();
+        fs::rename(m.base("d/n"), m.base("d/x")).unwrap();
+        fs::remove_file(m.base("fresh")).unwrap();
+        let _ = view.advance().unwrap();
+        view.settle();
+        assert_eq!(m.run("ls; cat d/x"), "a\nd\ne\nx");
+    }
+}
+
+#[test]
+fn what_somebody_edits_in_base_is_told_where_the_view_shows_it() {
+    let m =
+        mounted(&[("a", "a"), ("b", "b"), ("mine", "m"), ("pinned", "p"), (".gitignore", "out\n")]);
+    let view = m.view.view();
+    m.run("cat a b mine pinned >/dev/null; ls >/dev/null");
+    fs::write(m.at("mine"), "alice").unwrap();
+    view.pin(&[path("pinned")]).unwrap();
+    fs::write(m.base("new"), "n").unwrap();
+    fs::write(m.base("out"), "scratch").unwrap();
+    fs::remove_file(m.base("b")).unwrap();
+    let edited = ["a", "b", "mine", "pinned", "new", "out", "never", ".agentfs/x"].map(path);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let (sink, paths) = (heard.clone(), edited.into_iter().collect());
+    view.attach_teller(Some(Arc::new(move |edits| sink.lock().unwrap().extend(edits))));
+    view.base_changed(&BaseChanges { paths, ..BaseChanges::default() });
+    let told = heard.lock().unwrap().clone();
+    let told: Vec<String> =
+        told.iter().map(|shift| format!("{:?} {}", shift.action(), shift.path)).collect();
+    for edit in ["Modified a", "Deleted b", "Added new"] {
+        assert!(told.contains(&edit.to_owned()), "{told:?}");
+    }
+    let unseen = |edit: &String| {
+        ["mine", "pinned", "out", "never", "x"].iter().any(|name| edit.ends_with(name))
+    };
+    assert!(!told.iter().any(unseen), "{told:?}");
 }

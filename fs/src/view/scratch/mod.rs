@@ -1,18 +1,28 @@
 //! Which paths are scratch: private to each agent, never locked, never in a change set.
 //!
-//! That is `.git`, what git ignores (the `.gitignore` files of base, `.git/info/exclude`), and
-//! what `agentfs.toml` names in the same syntax. What is below a scratch directory is scratch.
-//!
-//! Known corners: a *tracked* file that matches an ignore pattern is scratch here, though git
-//! follows its changes; and the user's global ignore file (`core.excludesFile`) is not read.
+//! That is `.git`, what git ignores (the `.gitignore` files of base, `.git/info/exclude`, the
+//! user's own ignore file), and what `agentfs.toml` names in the same syntax. What is below a
+//! scratch directory is scratch. What base's git *tracks* is not, whatever the patterns say, and
+//! neither are the directories that lead to it: its changes would be lost.
 
+mod find;
+mod tracked;
+
+use crate::git;
 use agentfs_core::RelPath;
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use tracked::Tracked;
+
+pub use find::Found;
+
+/// How long what an ignore file, or git's index, was found to be is good for: an operation on
+/// thousands of files looks at each of them once.
+const RECHECK: Duration = Duration::from_millis(10);
 
 /// Why the scratch paths can't be decided.
 #[derive(Debug, thiserror::Error)]
@@ -33,18 +43,25 @@ pub enum ScratchError {
 pub struct Scratch {
     base: PathBuf,
     configured: Gitignore,
+    /// The configured patterns that name one directory from the root.
+    named: Vec<RelPath>,
+    /// The ignore files that hold for the whole workspace, the stronger one first.
+    for_all: Vec<PathBuf>,
+    tracked: Tracked,
     files: Mutex<HashMap<PathBuf, Rules>>,
 }
 
 /// The rules of one ignore file as of one version of it; none if there is no file.
 #[derive(Clone, Debug)]
 struct Rules {
+    checked: Instant,
     version: Option<(SystemTime, u64)>,
-    rules: Option<Arc<Gitignore>>,
+    patterns: Option<Arc<Gitignore>>,
 }
 
 impl Scratch {
-    /// For the workspace at `base`, with the `patterns` of its configuration.
+    /// For the workspace at `base`, with the `patterns` of its configuration. Asks git where the
+    /// user's own ignore file is.
     pub fn new(base: &Path, patterns: &[String]) -> Result<Self, ScratchError> {
         let refused = |pattern: &str, error: &ignore::Error| ScratchError::Pattern {
             pattern: pattern.to_owned(),
@@ -55,59 +72,92 @@ impl Scratch {
             builder.add_line(None, pattern).map_err(|error| refused(pattern, &error))?;
         }
         let configured = builder.build().map_err(|error| refused(&patterns.join("\n"), &error))?;
-        Ok(Self { base: base.to_owned(), configured, files: Mutex::new(HashMap::new()) })
+        let places = git::Places::of(base);
+        Ok(Self {
+            base: base.to_owned(),
+            configured,
+            named: patterns.iter().filter_map(|pattern| find::directory(pattern)).collect(),
+            for_all: [Some(places.exclude), git::user_excludes(base)]
+                .into_iter()
+                .flatten()
+                .collect(),
+            tracked: Tracked::by(places.index),
+            files: Mutex::new(HashMap::new()),
+        })
     }
 
     /// Whether `path` is scratch; `is_dir` says what is or will be there.
     pub fn is_scratch(&self, path: &RelPath, is_dir: bool) -> bool {
-        if path.components().any(|name| name == ".git") {
+        if path.components().any(super::notices::is_git) {
             return true;
         }
         let mut chain: Vec<RelPath> = path.ancestors().filter(|path| !path.is_root()).collect();
         chain.reverse();
         let last = chain.len().saturating_sub(1);
-        chain.iter().enumerate().any(|(at, path)| self.is_ignored(path, is_dir || at < last))
+        let ignored =
+            chain.iter().enumerate().any(|(at, path)| self.is_ignored(path, is_dir || at < last));
+        ignored && !self.tracked.has(path, is_dir)
     }
 
-    /// What the patterns say of `path` itself: the nearest ignore file with an opinion decides.
+    /// What the patterns say of `path` itself.
     fn is_ignored(&self, path: &RelPath, is_dir: bool) -> bool {
         let full = self.base.join(path.to_path_buf());
-        match self.configured.matched(&full, is_dir) {
-            Match::Ignore(_) => return true,
-            Match::Whitelist(_) => return false,
-            Match::None => {}
-        }
-        for dir in path.ancestors().skip(1) {
-            let root = self.base.join(dir.to_path_buf());
-            let root = if dir.is_root() { self.base.clone() } else { root };
-            match self.verdict(&root, &root.join(".gitignore"), &full, is_dir) {
-                Match::Ignore(()) => return true,
-                Match::Whitelist(()) => return false,
-                Match::None => {}
-            }
-        }
-        let exclude = self.base.join(".git/info/exclude");
-        self.verdict(&self.base, &exclude, &full, is_dir).is_ignore()
+        let above = path.ancestors().skip(1).filter_map(|dir| {
+            let root =
+                if dir.is_root() { self.base.clone() } else { self.base.join(dir.to_path_buf()) };
+            self.rules(&root, &root.join(".gitignore"))
+        });
+        self.decide(&full, is_dir, above.chain(self.for_all()))
     }
 
-    fn verdict(&self, root: &Path, file: &Path, path: &Path, is_dir: bool) -> Match<()> {
-        match self.rules(root, file) {
-            Some(rules) => rules.matched(path, is_dir).map(|_| ()),
-            None => Match::None,
-        }
+    /// The patterns that hold for the whole workspace, the stronger ones first.
+    fn for_all(&self) -> impl Iterator<Item = Arc<Gitignore>> {
+        self.for_all.iter().filter_map(|file| self.rules(&self.base, file))
+    }
+
+    /// Whether the entry at `full` is ignored: the configured patterns decide or, in their order,
+    /// the first with an opinion.
+    fn decide(
+        &self,
+        full: &Path,
+        is_dir: bool,
+        mut patterns: impl Iterator<Item = Arc<Gitignore>>,
+    ) -> bool {
+        let configured = match self.configured.matched(full, is_dir) {
+            Match::Ignore(_) => Some(true),
+            Match::Whitelist(_) => Some(false),
+            Match::None => None,
+        };
+        let opinion = |rules: Arc<Gitignore>| match rules.matched(full, is_dir) {
+            Match::Ignore(_) => Some(true),
+            Match::Whitelist(_) => Some(false),
+            Match::None => None,
+        };
+        configured.or_else(|| patterns.find_map(opinion)).unwrap_or(false)
+    }
+
+    fn files(&self) -> MutexGuard<'_, HashMap<PathBuf, Rules>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The rules of `file` as it is now; a symbolic link counts for nothing, as with git.
     fn rules(&self, root: &Path, file: &Path) -> Option<Arc<Gitignore>> {
+        if let Some(known) = self.files().get(file)
+            && known.checked.elapsed() < RECHECK
+        {
+            return known.patterns.clone();
+        }
+        let checked = Instant::now();
         let version = std::fs::symlink_metadata(file)
             .ok()
             .filter(std::fs::Metadata::is_file)
             .and_then(|stat| Some((stat.modified().ok()?, stat.len())));
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = files.get(file)
+        let mut files = self.files();
+        if let Some(known) = files.get_mut(file)
             && known.version == version
         {
-            return known.rules.clone();
+            known.checked = checked;
+            return known.patterns.clone();
         }
         let rules = version.map(|_| {
             let mut builder = GitignoreBuilder::new(root);
@@ -116,7 +166,7 @@ impl Scratch {
             }
             Arc::new(builder.build().unwrap_or_else(|_| Gitignore::empty()))
         });
-        files.insert(file.to_owned(), Rules { version, rules: rules.clone() });
+        files.insert(file.to_owned(), Rules { checked, version, patterns: rules.clone() });
         rules
     }
 }
@@ -169,13 +219,15 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_ignore_file_counts_at_once() {
+    fn a_changed_ignore_file_counts_after_a_moment() {
         let dir = workspace(&[(".gitignore", "a\n")]);
         let scratch = Scratch::new(dir.path(), &[]).unwrap();
         assert!(scratch.is_scratch(&"a".parse().unwrap(), false));
         std::fs::write(dir.path().join(".gitignore"), "something\n").unwrap();
+        std::thread::sleep(RECHECK);
         assert!(!scratch.is_scratch(&"a".parse().unwrap(), false));
         std::fs::remove_file(dir.path().join(".gitignore")).unwrap();
+        std::thread::sleep(RECHECK);
         assert!(!scratch.is_scratch(&"something".parse().unwrap(), false));
     }
 
