@@ -288,9 +288,11 @@ fn try_scratch() -> io::Result<Result<(), SandboxError>> {
         owner: root.then_some(ScratchOwner { host: (0, 0), shown: NOBODY }),
         directories: vec![target],
     });
-    // Overlayfs leaves a directory there that nobody may read; none if it was not mounted.
-    let left = top.join("layers/mounts/0/work");
-    let _ = std::fs::set_permissions(left, std::fs::Permissions::from_mode(0o700));
+    // Overlayfs leaves directories there that nobody may read; none if it was not mounted.
+    for left in ["work", "work/incompat", "work/incompat/volatile"] {
+        let left = top.join("layers/mounts/0").join(left);
+        let _ = std::fs::set_permissions(left, std::fs::Permissions::from_mode(0o700));
+    }
     directory.close()?;
     Ok(tried)
 }

@@ -50,7 +50,7 @@ fn blocks(text: &str) -> Vec<Vec<Step>> {
                 block.push(Step { line: index + 1, who, command, expected: Vec::new() });
             }
             _ => {
-                block.last_mut().expect("a block begins with a command").expected.push(line.into())
+                block.last_mut().expect("a block begins with a command").expected.push(line.into());
             }
         }
     }

@@ -598,7 +598,7 @@ impl fuser::Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -608,7 +608,9 @@ impl fuser::Filesystem for Adapter {
     ) {
         self.count(Kind::Fallocate);
         let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
-        answer_empty("fallocate", reply, self.view.fallocate(fh.0, mode, offset, length));
+        let by_root = ByRoot(req.uid() == 0);
+        let done = self.view.fallocate(fh.0, mode, (offset, length), by_root);
+        answer_empty("fallocate", reply, done);
     }
 
     fn lseek(
@@ -634,7 +636,7 @@ impl fuser::Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -648,7 +650,8 @@ impl fuser::Filesystem for Adapter {
         self.count(Kind::CopyFileRange);
         // The answer has 32 bits, so that is the most that one request copies.
         let length = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
-        let copied = self.view.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), length);
+        let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
+        let copied = self.view.copy_range(from, to, length, ByRoot(req.uid() == 0));
         match copied {
             Ok(copied) => reply.written(copied as u32),
             Err(error) => reply.error(failed("copy_file_range", error)),

@@ -61,6 +61,10 @@ impl View {
         let content = if changes.size == Some(0) { Content::Drop } else { Content::Keep };
         let file = self.own_node(ino, path, content)?;
         self.change(file.as_fd(), changes)?;
+        if let Some(path) = path.filter(|_| changes.mode.is_some() && self.is_dir(ino)) {
+            // What could not be read of the directory may be read now.
+            self.layers.forget(path);
+        }
         self.getattr(ino, None)
     }
 

@@ -262,7 +262,11 @@ impl Delta {
     /// The number that [`Delta::copy`] has noted.
     pub(super) fn noted_number(&self, place: &Place) -> Result<Option<u64>, FsError> {
         let Some(dir) = place.dir.layer(Which::Delta) else { return Ok(None) };
-        let value = sys::xattr(sys::pin_at(dir, &place.name)?, self.format.number())?;
+        let value = match sys::xattr(sys::pin_at(dir, &place.name)?, self.format.number()) {
+            // A file that its owner, who is no root, may not read.
+            Err(Errno::ACCESS) => None,
+            other => other?,
+        };
         Ok(value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok()))
     }
 }

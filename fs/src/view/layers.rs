@@ -366,7 +366,13 @@ impl MergedDir {
     }
 
     fn is_opaque(&self, dir: &OwnedFd) -> Result<bool, FsError> {
-        Ok(sys::xattr(dir, self.format.opaque())?.is_some_and(|value| value == b"y"))
+        match sys::xattr(dir, self.format.opaque()) {
+            Ok(value) => Ok(value.is_some_and(|value| value == b"y")),
+            // The owner's own, who is no root and may not read it: nobody sees what is in it before
+            // it gets another mode, and then it is looked at again.
+            Err(rustix::io::Errno::ACCESS) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
     }
 }
 

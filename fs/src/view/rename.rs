@@ -89,7 +89,9 @@ impl View {
         let source = self.movable(from)?;
         let target = self.layers.entry(to)?;
         match &target {
-            _ if exchange => drop(self.movable(to)?),
+            _ if exchange => {
+                self.movable(to)?;
+            }
             Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(FsError::Exists),
             Some(target) if !exchange && from != to => {
                 self.check_replaced(sys::is_dir(&source.stat), to, target)?;

@@ -15,8 +15,8 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// Who truncates a file: it keeps its set-id bits if root does that, as everywhere. (Who writes, the
-/// kernel tells with each write.)
+/// Who truncates a file, reserves space in it or has data copied into it: it keeps its set-id bits if
+/// that is root, as everywhere. (Whether a write takes them, the kernel tells with each.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ByRoot(pub bool);
 
@@ -280,10 +280,14 @@ impl View {
         &self,
         handle: u64,
         mode: FallocateFlags,
-        offset: u64,
-        length: u64,
+        (offset, length): (u64, u64),
+        by_root: ByRoot,
     ) -> Result<(), FsError> {
-        Ok(fs::fallocate(&*self.handles.writable(handle)?, mode, offset, length)?)
+        let file = self.handles.writable(handle)?;
+        if !by_root.0 {
+            drop_set_id(&file)?;
+        }
+        Ok(fs::fallocate(&*file, mode, offset, length)?)
     }
 
     /// Copies between two open handles without going through the process.
@@ -292,9 +296,13 @@ impl View {
         from: (u64, u64),
         to: (u64, u64),
         length: usize,
+        by_root: ByRoot,
     ) -> Result<usize, FsError> {
         let source = self.handles.file(from.0)?;
         let target = self.handles.writable(to.0)?;
+        if !by_root.0 {
+            drop_set_id(&target)?;
+        }
         let (mut read_at, mut write_at) = (from.1, to.1);
         let copied = fs::copy_file_range(
             &*source,

@@ -226,6 +226,37 @@ PY"#,
 }
 
 #[test]
+fn whoever_but_root_changes_a_program_takes_its_set_id_bits() {
+    let m = mounted(&[("lower", "text")]);
+    m.run(
+        r#"python3 - <<'PY'
+import os
+os.chmod(".", 0o777)
+open("from", "w").write("data")
+def change(fd):
+    yield "write", lambda: os.write(fd, b"x")
+    yield "allocate", lambda: os.posix_fallocate(fd, 0, 9)
+    yield "truncate", lambda: os.ftruncate(fd, 1)
+    yield "copy", lambda: os.copy_file_range(os.open("from", os.O_RDONLY), fd, 2, 0, 0)
+for path in ("lower", "own"):
+    for number in range(4):
+        for uid, left in ((5, 0o777), (0, None)):
+            open(path, "a").close()
+            os.chmod(path, 0o6777)
+            pid = os.fork()
+            if pid == 0:
+                os.setegid(uid); os.seteuid(uid)
+                fd = os.open(path, os.O_WRONLY)
+                list(change(fd))[number][1]()
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            mode = os.stat(path).st_mode & 0o7777
+            assert left is None or mode == left, (path, number, uid, oct(mode))
+PY"#,
+    );
+}
+
+#[test]
 fn data_is_mapped_locked_appended_and_sparse() {
     let m = mounted(&[("a", "0123456789"), ("db", "")]);
     m.run(
