@@ -78,7 +78,7 @@ def measure(arguments):
             "fs mounts file systems, so it needs root (sudo), for --rootless too, where it then becomes another user"
         )
     if arguments.self_check:
-        arguments.peers = "native,native again"
+        arguments.peers = "native,native-again"
     usual = ROOTLESS_PEERS if arguments.rootless else ROOT_PEERS
     peers = chosen(arguments.peers, fs_peers.PEERS, usual)
     if "native" not in peers:

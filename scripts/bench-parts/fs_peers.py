@@ -103,7 +103,7 @@ class Peer:
 class NativeAgain(Peer):
     """The same as native: what differs between the two is noise, or a mistake of the benchmark."""
 
-    name = "native again"
+    name = "native-again"
 
 
 class Mounted(Peer):
@@ -238,7 +238,7 @@ class AgentfsOutside(Agentfs):
     """The same view, but the work is done by a process outside, at MOUNTPOINT/AGENT: what the sandbox adds is what
     `agentfs` is slower."""
 
-    name = "agentfs, outside"
+    name = "agentfs-outside"
 
     def begin(self):
         self.holder = subprocess.Popen(
