@@ -78,7 +78,7 @@ def measure(arguments):
             "fs mounts file systems, so it needs root (sudo), for --rootless too, where it then becomes another user"
         )
     if arguments.self_check:
-        arguments.peers = "native,native again"
+        arguments.peers = "native,native-again"
     usual = ROOTLESS_PEERS if arguments.rootless else ROOT_PEERS
     peers = chosen(arguments.peers, fs_peers.PEERS, usual)
     if "native" not in peers:
@@ -219,8 +219,11 @@ def one_round(number, peers, rows, samples):
             samples.setdefault(row, {}).setdefault(name, []).extend(all)
         medians = [f"{name} {length(fs_report.middle(all, 'us'))}" for name, all in now.items()]
         say(f"round {number + 1}: {row}: {', '.join(medians)}")
+    # A sandbox may keep alive what was mounted when it was made: first all work ends.
     for peer in turned:
-        peer.close()
+        peer.stop()
+    for peer in turned:
+        peer.unmount()
     say(f"round {number + 1} took {time.monotonic() - begun:.0f} s")
 
 

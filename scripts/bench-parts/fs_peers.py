@@ -67,10 +67,6 @@ class Peer:
     def unmount(self):
         pass
 
-    def close(self):
-        self.stop()
-        self.unmount()
-
     def start(self, command, **environment):
         self.worker = subprocess.Popen(
             command, env={**os.environ, **environment}, text=True,
@@ -107,7 +103,7 @@ class Peer:
 class NativeAgain(Peer):
     """The same as native: what differs between the two is noise, or a mistake of the benchmark."""
 
-    name = "native again"
+    name = "native-again"
 
 
 class Mounted(Peer):
@@ -225,8 +221,7 @@ class Agentfs(Peer):
             *command,
         ]
 
-    def close(self):
-        self.stop()
+    def unmount(self):
         self.tell("agentfs", "unmount", str(self.repo))
         for name in ("s", "r"):
             shutil.rmtree(self.own / name)
@@ -243,7 +238,7 @@ class AgentfsOutside(Agentfs):
     """The same view, but the work is done by a process outside, at MOUNTPOINT/AGENT: what the sandbox adds is what
     `agentfs` is slower."""
 
-    name = "agentfs, outside"
+    name = "agentfs-outside"
 
     def begin(self):
         self.holder = subprocess.Popen(

@@ -181,7 +181,7 @@ def text(summed):
 
 def self_check(summed):
     """The rows in which native and native again differ by more than noise may."""
-    ratios = {row["what"]: row["peers"]["native again"]["ratio"] for row in summed["rows"]}
+    ratios = {row["what"]: row["peers"]["native-again"]["ratio"] for row in summed["rows"]}
     return {
         what: it
         for what, it in ratios.items()
