@@ -183,6 +183,22 @@ impl Layers {
         Ok(dir)
     }
 
+    /// What the view shows at the directory `path`, if it is kept open: the kernel asks this after
+    /// every change in a directory, so it must not walk.
+    pub(super) fn kept_entry(&self, path: &RelPath) -> Result<Option<Entry>, FsError> {
+        let dir = match self.kept().get(path) {
+            Some(kept) if kept.until.is_none_or(|until| Instant::now() < until) => kept.dir.clone(),
+            _ => return Ok(None),
+        };
+        let mut layers = Which::ALL.into_iter().filter(|which| dir.layer(*which).is_some());
+        let Some(top) = layers.next() else { return Ok(None) };
+        let merged = layers.next().is_some();
+        let stat_of = |which| dir.layer(which).map(rustix::fs::fstat).transpose();
+        let Some(stat) = stat_of(top)? else { return Ok(None) };
+        let base_ino = stat_of(Which::Base)?.map(|stat| stat.st_ino);
+        Ok(Some(Entry { top, stat, base_ino, merged }))
+    }
+
     /// Other directories take part at `top` or below it than before.
     pub(super) fn forget(&self, top: &RelPath) {
         let mut kept = self.kept();

@@ -166,7 +166,7 @@ impl View {
                 return self.attr_of_open(ino, &file);
             }
             Target::Gone => FsError::NotFound,
-            Target::Path(path, identity) => match self.layers.entry(&path)? {
+            Target::Path(path, identity) => match self.entry_of(ino, &path)? {
                 Some(entry) if is_still(&entry, identity) => return Ok(self.attr(ino, &entry)),
                 Some(_) => FsError::Moved,
                 None => FsError::NotFound,
@@ -178,6 +178,11 @@ impl View {
             }
         }
         Err(gone)
+    }
+
+    fn entry_of(&self, ino: u64, path: &RelPath) -> Result<Option<Entry>, FsError> {
+        let kept = if self.is_dir(ino) { self.layers.kept_entry(path)? } else { None };
+        kept.map_or_else(|| self.layers.entry(path), |entry| Ok(Some(entry)))
     }
 
     pub(super) fn attr(&self, ino: u64, entry: &Entry) -> Attr {
