@@ -271,7 +271,9 @@ impl Owner {
                         Durable::Now => None,
                         Durable::Soon => self.unsynced.or_else(|| Some(Instant::now())),
                     };
-                    entries.into_iter().for_each(|entry| self.publish_entry(entry));
+                    for entry in entries {
+                        self.publish_entry(entry);
+                    }
                 }
                 Err(error) => {
                     tracing::error!(%error, "the journal failed; the state goes back to it");
