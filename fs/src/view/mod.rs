@@ -62,7 +62,9 @@ use rustix::fs::{Mode, XattrFlags};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
 /// Whose files a view shows as whose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,13 +77,22 @@ pub struct Owner {
 
 impl Owner {
     fn show(self, (uid, gid): (u32, u32)) -> (u32, u32) {
-        (swap(uid, self.host.0, self.shown.0), swap(gid, self.host.1, self.shown.1))
+        let map = if *PRIVILEGED { swap } else { stand_in };
+        (map(uid, self.host.0, self.shown.0), map(gid, self.host.1, self.shown.1))
     }
 
     /// The inverse of [`Owner::show`], which is its own inverse.
     fn on_host(self, ids: (u32, u32)) -> (u32, u32) {
         self.show(ids)
     }
+}
+
+/// Whether the daemon may give files to other users.
+static PRIVILEGED: LazyLock<bool> = LazyLock::new(|| rustix::process::geteuid().is_root());
+
+/// For a daemon that makes files as its own user alone: those stay that user's, and so do base's.
+fn stand_in(id: u32, host: u32, shown: u32) -> u32 {
+    if id == host { shown } else { id }
 }
 
 /// The two ids change places: a third thing would make two of the host's users one in the view, so

@@ -423,6 +423,9 @@ impl View {
 
     /// The value of an extended attribute.
     pub fn get_xattr(&self, ino: u64, name: &OsStr) -> Result<Vec<u8>, FsError> {
+        if notices::is_virtual(ino) {
+            return Err(FsError::NoAttribute);
+        }
         if super::delta::is_hidden(name) {
             return Err(FsError::NoAttribute);
         }
@@ -436,6 +439,9 @@ impl View {
 
     /// The names of the extended attributes, each with a NUL at its end.
     pub fn list_xattr(&self, ino: u64) -> Result<Vec<u8>, FsError> {
+        if notices::is_virtual(ino) {
+            return Ok(Vec::new());
+        }
         let mut list = Vec::new();
         for name in sys::xattr_names(self.pin_node(ino)?)? {
             if !super::delta::is_hidden(&name) {
