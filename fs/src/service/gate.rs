@@ -140,6 +140,11 @@ impl AgentGate {
         *known = Known { untold, ..Known::default() };
     }
 
+    /// Whether writes of `path` need no round trip.
+    pub fn is_admitted(&self, path: &RelPath) -> bool {
+        self.known().admitted.contains(path)
+    }
+
     /// Nobody else holds or wants anything in `dir`: writes there need not be asked for.
     pub fn delegate(&self, dir: RelPath) {
         let mut known = self.known();

@@ -264,6 +264,10 @@ impl Owner {
         let events = std::mem::take(&mut self.unsaved);
         let answers = std::mem::take(&mut self.afterwards);
         let mut recorded = Ok(());
+        if events.is_empty() && !answers.is_empty() {
+            // What is answered may rest on what is not on disk yet.
+            self.sync_if_due(Duration::ZERO);
+        }
         if !events.is_empty() {
             match self.store.append(&events, durable) {
                 Ok(entries) => {

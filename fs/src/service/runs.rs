@@ -140,6 +140,8 @@ impl Owner {
         if served.mounted.as_ref().is_none_or(fuse::MountedView::has_ended) {
             layout::make_private(&mountpoint)
                 .map_err(ServiceError::io("make the directory", &mountpoint))?;
+            // The old mount lets go of the view before the new one takes it.
+            served.mounted = None;
             let mounted = fuse::mount(served.view.clone(), &mountpoint, self.attendant.trust())?;
             sync::tell_watchers(&self.attendant, &mounted);
             served.mounted = Some(mounted);

@@ -209,6 +209,11 @@ impl Owner {
 
     /// A path is again as it is in base.
     pub(super) fn forget(&mut self, agent: AgentName, path: RelPath) {
+        // It may have been made again since, and let through.
+        let again = |served: &super::owner::Served| served.gate.is_admitted(&path);
+        if self.agents.get(&agent).is_some_and(again) {
+            return;
+        }
         if let Err(error) = self.command(Command::Forget { agent, path }) {
             tracing::error!(%error, "a path could not be forgotten");
         }
