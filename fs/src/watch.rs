@@ -243,6 +243,8 @@ impl State {
     fn note(&self, watch: i32, events: ReadFlags, name: Option<&OsStr>, changes: &mut BaseChanges) {
         if events.contains(ReadFlags::QUEUE_OVERFLOW) {
             changes.all = true;
+            // That directories went may be among what was lost: each is covered anew.
+            self.uncover(&mut self.watched(), &RelPath::root());
             return;
         }
         let mut watched = self.watched();

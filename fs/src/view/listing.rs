@@ -7,11 +7,10 @@
 //! kept until its last line, for speed alone.
 
 use super::error::FsError;
-use super::layers::{MergedDir, Place};
+use super::layers::Place;
 use super::read::Attr;
 use super::{View, notices};
 use crate::gate::Notice;
-use agentfs_core::RelPath;
 use lru::LruCache;
 use std::ffi::{OsStr, OsString};
 use std::hash::{DefaultHasher, Hasher};
@@ -28,9 +27,7 @@ const KEPT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
 /// The names of one directory at one moment, ordered by cookie.
 #[derive(Debug)]
 pub struct Listing {
-    path: RelPath,
-    /// None for `.agentfs/`.
-    dir: Option<MergedDir>,
+    ino: u64,
     lines: Vec<(u64, OsString)>,
 }
 
@@ -46,10 +43,10 @@ pub struct DirEntry {
 }
 
 impl Listing {
-    fn new(path: RelPath, dir: Option<MergedDir>, names: Vec<OsString>) -> Self {
+    fn new(ino: u64, names: Vec<OsString>) -> Self {
         let mut lines: Vec<_> = names.into_iter().map(|name| (cookie(&name), name)).collect();
         lines.sort();
-        Self { path, dir, lines }
+        Self { ino, lines }
     }
 
     /// The index of the first line after a cookie.
@@ -110,7 +107,7 @@ impl View {
     fn take_listing(&self, ino: u64) -> Result<Listing, FsError> {
         if ino == notices::DIRECTORY_INO {
             let names = Notice::ALL.iter().map(|(_, name)| OsString::from(name)).collect();
-            return Ok(Listing::new(RelPath::root(), None, names));
+            return Ok(Listing::new(ino, names));
         }
         let _names = self.read_names();
         let path = self.path_of(ino)?;
@@ -120,22 +117,22 @@ impl View {
             names.retain(|name| !notices::is_unlisted(name));
             names.push(OsString::from(notices::DIRECTORY));
         }
-        Ok(Listing::new(path, Some(dir), names))
+        Ok(Listing::new(ino, names))
     }
 
     /// Line `index` of a listing; none past the end. The kernel knows the node once more.
     pub fn list_entry(&self, listing: &Listing, index: usize) -> Result<Option<DirEntry>, FsError> {
         let Some((cookie, name)) = listing.lines.get(index) else { return Ok(None) };
-        let attr = match &listing.dir {
-            None => notices::by_name(name).map(|notice| self.fresh_attr(notice)).transpose()?,
-            Some(_) if listing.path.is_root() && name == notices::DIRECTORY => {
-                Some(self.virtual_dir_attr()?)
-            }
-            Some(dir) => {
-                let _names = self.read_names();
-                let place = Place { dir: dir.clone(), name: name.clone() };
-                self.attr_at(&listing.path.join(name), &place)?.map(|(attr, _)| attr)
-            }
+        let attr = if listing.ino == notices::DIRECTORY_INO {
+            notices::by_name(name).map(|notice| self.fresh_attr(notice)).transpose()?
+        } else if listing.ino == super::ROOT && name == notices::DIRECTORY {
+            Some(self.virtual_dir_attr()?)
+        } else {
+            // The directory as it is by now: it may have moved, or come to be in the delta.
+            let _names = self.read_names();
+            let path = self.path_of(listing.ino)?;
+            let place = Place { dir: self.layers.dir(&path)?, name: name.clone() };
+            self.attr_at(&path.join(name), &place)?.map(|(attr, _)| attr)
         };
         Ok(Some(DirEntry { cookie: *cookie, name: name.clone(), attr }))
     }
@@ -148,12 +145,12 @@ mod tests {
     #[test]
     fn a_listing_goes_on_after_a_name_that_is_gone_and_shows_each_other_once() {
         let names = |range: std::ops::Range<u32>| range.map(|n| n.to_string().into()).collect();
-        let first = Listing::new(RelPath::root(), None, names(0..1000));
+        let first = Listing::new(super::super::ROOT, names(0..1000));
         let (cookie, _) = &first.lines[499];
         let seen: Vec<_> = first.lines[..500].iter().map(|(_, name)| name.clone()).collect();
         let mut left: Vec<OsString> = names(0..2000);
         left.retain(|name| *name != first.lines[499].1);
-        let second = Listing::new(RelPath::root(), None, left);
+        let second = Listing::new(super::super::ROOT, left);
         let rest: Vec<_> = second.lines[second.after(*cookie)..].iter().map(|l| &l.1).collect();
         assert!(rest.iter().all(|name| !seen.contains(name)));
         let all = first.lines[500..].iter().all(|(_, name)| rest.contains(&name));

@@ -303,7 +303,8 @@ impl View {
         ino: u64,
         flags: OFlags,
     ) -> Result<(OwnedFd, Option<(RelPath, Which)>), FsError> {
-        match self.nodes().target(ino).ok_or(FsError::Moved)? {
+        let target = self.nodes().target(ino).ok_or(FsError::Moved)?;
+        match target {
             Target::Orphan(file) => Ok((
                 fs::open(sys::proc_path(&*file), flags & !OFlags::NOFOLLOW, Mode::empty())?,
                 None,
@@ -330,7 +331,8 @@ impl View {
             return Err(FsError::Unsupported);
         }
         let _names = self.read_names();
-        match self.nodes().target(ino).ok_or(FsError::Moved)? {
+        let target = self.nodes().target(ino).ok_or(FsError::Moved)?;
+        match target {
             Target::Orphan(file) | Target::Replaced(file) => {
                 file.try_clone().map_err(FsError::from)
             }
