@@ -30,7 +30,7 @@ use std::time::Duration;
 const NOT_KEPT: Duration = Duration::ZERO;
 
 /// Numbers of things that have gone and that the kernel does not know any more.
-const GONE_FILE: u64 = (1 << 53) - 128;
+const GONE_FILE: u64 = (1 << 53) - 32;
 const GONE_DIR: u64 = GONE_FILE + 1;
 
 /// What the attendant is about to do in one view.

@@ -25,7 +25,7 @@ impl Adapter {
         if notice == Notice::GitIgnore {
             return answer_open(reply, &kernel, &view, ino, Ok(view.open_notice(notice)));
         }
-        self.workers.run(move || {
+        self.asking.run(move || {
             answer_open(reply, &kernel, &view, ino, Ok(view.open_notice(notice)));
         });
     }

@@ -58,7 +58,11 @@ impl Kernel {
         let flags = FopenFlags::FOPEN_NOFLUSH;
         match &opened.caching {
             Caching::Direct => Answer::Flags(flags | FopenFlags::FOPEN_DIRECT_IO),
-            Caching::Drop => Answer::Flags(flags),
+            Caching::Drop => {
+                // The size that it knows may be the other version's, too.
+                self.forget_attributes(ino);
+                Answer::Flags(flags)
+            }
             Caching::Keep => Answer::Flags(flags | FopenFlags::FOPEN_KEEP_CACHE),
             Caching::Store(data) => {
                 self.store(ino, data);
@@ -68,6 +72,13 @@ impl Kernel {
                 Some(id) => Answer::Through(flags, id),
                 None => Answer::Flags(flags),
             },
+        }
+    }
+
+    fn forget_attributes(&self, ino: u64) {
+        let told = self.notifier.get().map(|notifier| notifier.inval_inode(INodeNo(ino), -1, 0));
+        if let Some(Err(error)) = told {
+            tracing::debug!(ino, %error, "the kernel did not take an invalidation");
         }
     }
 
@@ -106,9 +117,11 @@ impl Kernel {
         }
     }
 
-    /// A handle of `ino` that was passed through is closed.
-    pub(super) fn released(&self, ino: u64) {
+    /// Closes a handle, and lets go of its inode's file with the last one. Both at once: between
+    /// the two an open could be given the file of a lower layer for writing.
+    pub(super) fn close(&self, view: &View, handle: u64) {
         let mut all = self.backing();
+        let Some(ino) = view.close(handle) else { return };
         let Some(backing) = all.get_mut(&ino) else { return };
         backing.handles -= 1;
         if backing.handles == 0 {

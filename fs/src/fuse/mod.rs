@@ -71,6 +71,8 @@ const WANTED: [InitFlags; 10] = [
 struct Adapter {
     view: Arc<View>,
     workers: Workers,
+    /// For what waits for the owner, who may be waiting for a worker.
+    asking: Workers,
     kernel: Arc<Kernel>,
     announced: Arc<Announced>,
 }
@@ -78,11 +80,11 @@ struct Adapter {
 impl Adapter {
     fn new(
         view: Arc<View>,
-        workers: Workers,
+        (workers, asking): (Workers, Workers),
         kernel: Arc<Kernel>,
         announced: Arc<Announced>,
     ) -> Self {
-        Self { view, workers, kernel, announced }
+        Self { view, workers, asking, kernel, announced }
     }
 
     fn count(&self, kind: Kind) {
@@ -131,7 +133,10 @@ impl fuser::Filesystem for Adapter {
                 answer_entry("lookup", reply, Ok(Shown::entry(&self.view, parent.0, attr)));
             }
             Ok(None) => {
-                reply.entry(&ttl(self.view.is_told(parent.0)), &no_entry(), GENERATION);
+                // When all is forgotten at once, nobody knows what was missing here; what was missing
+                // below goes with its directory.
+                let told = parent != INodeNo::ROOT && self.view.is_told(parent.0);
+                reply.entry(&ttl(told), &no_entry(), GENERATION);
             }
             Err(error) => reply.error(failed("lookup", error)),
         }
@@ -456,9 +461,7 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.count(Kind::Release);
-        if let Some(ino) = self.view.close(fh.0) {
-            self.kernel.released(ino);
-        }
+        self.kernel.close(&self.view, fh.0);
         reply.ok();
     }
 

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the source of every mounted view begins with in the kernel's list of mounts. (Its type is
 /// `fuse` or `fuse.agentfs`, depending on who mounted it.)
@@ -141,13 +141,14 @@ pub fn mount(
 ) -> Result<MountedView, MountError> {
     check_mountpoint(mountpoint)?;
     let failed = |error| explain(mountpoint, error);
-    let workers = Workers::start("agentfs-view", 4).map_err(failed)?;
+    let workers = Workers::start("agentfs-view", 3).map_err(failed)?;
+    let asking = Workers::start("agentfs-ask", 1).map_err(failed)?;
     let kernel = Arc::new(Kernel::default());
     let announced = Announced::new(attendant.clone());
-    let adapter = Adapter::new(view.clone(), workers, kernel.clone(), announced.clone());
+    let adapter = Adapter::new(view.clone(), (workers, asking), kernel.clone(), announced.clone());
     let session = fuser::spawn_mount(adapter, mountpoint, &config(&view)).map_err(failed)?;
     kernel.attach(session.notifier());
-    let cache = Invalidator::start(session.notifier()).map_err(failed)?;
+    let cache = Invalidator::start(&session.notifier()).map_err(failed)?;
     view.attach_kernel(Some(Arc::new(cache)));
     let mountpoint = mountpoint.to_owned();
     Ok(MountedView { view, kernel, mountpoint, announced, session: Some(session) })
@@ -209,10 +210,13 @@ pub(super) fn explain(mountpoint: &Path, source: io::Error) -> MountError {
     }
 }
 
-/// Tells the kernel what to forget, on a thread of its own: the kernel takes a directory's lock
-/// for it, and the operation that has that lock may be waiting at the gate.
+/// Tells the kernel what to forget, on threads of its own: for a name the kernel takes the lock of
+/// its directory, and the operation that has that lock may be waiting at the gate. What needs no
+/// such lock must not wait behind that.
 struct Invalidator {
-    queue: Sender<Order>,
+    /// Attributes and pages: nothing that the kernel needs for these is held for long.
+    inodes: Sender<Order>,
+    entries: Sender<Order>,
 }
 
 enum Order {
@@ -226,12 +230,16 @@ impl Invalidator {
     /// directories lasts longer; then the rest is forgotten when that operation has ended.
     const PATIENCE: Duration = Duration::from_millis(200);
 
-    fn start(notifier: Notifier) -> io::Result<Self> {
-        let (queue, orders) = channel();
-        std::thread::Builder::new()
-            .name("agentfs-inval".to_owned())
-            .spawn(move || invalidate_all(&notifier, &orders))?;
-        Ok(Self { queue })
+    fn start(notifier: &Notifier) -> io::Result<Self> {
+        let start = || {
+            let (queue, orders) = channel();
+            let notifier = notifier.clone();
+            std::thread::Builder::new()
+                .name("agentfs-inval".to_owned())
+                .spawn(move || invalidate_all(&notifier, &orders))?;
+            io::Result::Ok(queue)
+        };
+        Ok(Self { inodes: start()?, entries: start()? })
     }
 }
 
@@ -260,14 +268,20 @@ fn invalidate_all(notifier: &Notifier, orders: &Receiver<Order>) {
 
 impl KernelCache for Invalidator {
     fn invalidate(&self, what: Vec<Cached>) {
-        // The thread ends only with this sender.
-        let _ = self.queue.send(Order::Forget(what));
+        let is_entry = |cached: &Cached| matches!(cached, Cached::Entry(..));
+        let (entries, inodes): (Vec<_>, Vec<_>) = what.into_iter().partition(is_entry);
+        // The threads end only with these senders.
+        let _ = self.inodes.send(Order::Forget(inodes));
+        let _ = self.entries.send(Order::Forget(entries));
     }
 
     fn settle(&self) {
-        let (done, finished) = channel();
-        if self.queue.send(Order::Say(done)).is_ok() {
-            let _ = finished.recv_timeout(Self::PATIENCE);
+        let deadline = Instant::now() + Self::PATIENCE;
+        for queue in [&self.inodes, &self.entries] {
+            let (done, finished) = channel();
+            if queue.send(Order::Say(done)).is_ok() {
+                let _ = finished.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            }
         }
     }
 }
