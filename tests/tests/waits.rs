@@ -26,6 +26,7 @@ fn what_was_let_through_unasked_is_held_all_the_same(world: &World) {
     world.configure("wait = \"300ms\"\npublish = \"manual\"\n");
     let mut alice = world.agent("alice").start(
         "mkdir many; for n in $(seq 40); do echo alice >many/$n; done; echo alice >>src/a.txt
+        for n in $(seq 60); do rm -f again; echo $n >again; done
         tell wrote; await more; echo alice >>docs/y; echo alice >>src/b.txt; tell again
         await end; exit 0",
     );
@@ -38,6 +39,7 @@ fn what_was_let_through_unasked_is_held_all_the_same(world: &World) {
         assert!(held().contains(&format!("many/{n}")), "{:?}", held());
     }
     assert!(held().contains(&"src/a.txt".to_owned()));
+    assert!(held().contains(&"again".to_owned()), "what was removed and made again");
 
     let busy = "! echo bob >many/17 && ! echo bob >>src/a.txt && echo bob >docs/x; tell tried";
     let mut bob = world.agent("bob").start(&format!("{busy}; await end; exit 0"));
@@ -52,7 +54,7 @@ fn what_was_let_through_unasked_is_held_all_the_same(world: &World) {
     bob.tells("end");
     alice.finish().exits(0);
     bob.finish().exits(0);
-    assert_eq!(held().len(), 43, "{:?}", held());
+    assert_eq!(held().len(), 44, "{:?}", held());
 }
 
 fn the_second_writer_waits_and_goes_on_after_the_apply(world: &World) {

@@ -6,8 +6,8 @@
 //! who gets in the way makes the owner *recall* the delegation before it decides anything.
 //!
 //! Invariants: delegated directories of different agents never overlap each other, nor another's
-//! lease or claim; what was let through is told to the owner, in order, before it decides anything
-//! else about those paths; nothing is lent where `unclaimed` is not "claim". What a daemon that
+//! lease or claim; what was let through is told to the owner before it decides anything else about
+//! those paths (that a name is free again is passed over if it was made again since); nothing is lent where `unclaimed` is not "claim". What a daemon that
 //! dies has let through and not yet journaled is in the delta without a note: it counts as new,
 //! so an apply of it over something in base is a conflict, never a lost update.
 

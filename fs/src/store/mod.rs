@@ -1,7 +1,7 @@
 //! The journal: an append-only, hash-chained table of events. The only place that knows SQLite.
 //!
-//! What [`Store::append`] has returned from is on disk (`synchronous = FULL`: under simulated
-//! power cuts anything less lost acknowledged commits). Each row's hash covers the row before it,
+//! What [`Store::append`] was to bring to the disk ([`Durable::Now`]) is there when it returns
+//! (`synchronous = FULL`: under simulated power cuts anything less lost commits). Each row's hash covers the row before it,
 //! so an altered, missing or reordered row is found by [`Store::load`]. It knows nothing of what
 //! the events mean.
 
