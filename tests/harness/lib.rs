@@ -60,3 +60,20 @@ macro_rules! in_both_worlds {
         }
     )+ };
 }
+
+/// What an agent does with git in all kinds of repositories; the tree must be clean before.
+pub const GIT_WORK: &str = "
+    set -e
+    test -z \"$(git status --porcelain)\"
+    git log --oneline >/dev/null
+    git fsck --no-dangling --no-progress
+    git checkout -q -b agents-own
+    echo work >>README.md
+    git commit -q -am 'Work of the agent'
+    echo more >>README.md
+    git stash -q
+    git stash pop -q
+    git checkout -q README.md
+    test -z \"$(git status --porcelain)\"
+    git log -1 --format=%s
+";

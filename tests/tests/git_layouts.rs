@@ -2,7 +2,7 @@
 //! submodules, clones that lack or borrow objects, workspaces that are a part of a repository,
 //! state on another file system.
 
-use agentfs_tests::{Done, Tree, World, in_both_worlds};
+use agentfs_tests::{Done, GIT_WORK, Tree, World, in_both_worlds};
 use std::path::{Path, PathBuf};
 
 in_both_worlds!(
@@ -20,23 +20,6 @@ in_both_worlds!(
     whose_the_repository_is_counts,
 );
 
-/// What an agent does with git in all kinds of repositories; the tree must be clean before.
-const WORK: &str = "
-    set -e
-    test -z \"$(git status --porcelain)\"
-    git log --oneline >/dev/null
-    git fsck --no-dangling --no-progress
-    git checkout -q -b agents-own
-    echo work >>README.md
-    git commit -q -am 'Work of the agent'
-    echo more >>README.md
-    git stash -q
-    git stash pop -q
-    git checkout -q README.md
-    test -z \"$(git status --porcelain)\"
-    git log -1 --format=%s
-";
-
 /// Where a git directory is not what it was; where an apply prepares its files does not count.
 fn unlike(before: &Tree, git: &Path) -> Vec<String> {
     let mut changed = before.differences(&Tree::of(git));
@@ -49,7 +32,7 @@ fn unlike(before: &Tree, git: &Path) -> Vec<String> {
 fn works(world: &World, dir: &Path, script: &str, gits: &[PathBuf]) -> Done {
     let before: Vec<Tree> = gits.iter().map(|git| Tree::of(git)).collect();
     let agent = world.agent("alice").flags("--quiet");
-    let done = agent.sh(&format!("{WORK}{script}")).dir(dir).run().exits(0);
+    let done = agent.sh(&format!("{GIT_WORK}{script}")).dir(dir).run().exits(0);
     for (git, before) in gits.iter().zip(before) {
         assert_eq!(unlike(&before, git), [""; 0], "in {}", git.display());
     }

@@ -1,7 +1,7 @@
 //! An agent's `.git` is a snapshot of base's from the moment its run begins: nothing that is done
 //! to base's afterwards reaches the agent, and nothing that the agent does reaches base's.
 
-use agentfs_tests::{Tree, World, eventually, in_both_worlds};
+use agentfs_tests::{GIT_WORK, Tree, World, eventually, in_both_worlds};
 use std::path::PathBuf;
 
 in_both_worlds!(
@@ -16,23 +16,6 @@ in_both_worlds!(
     a_copy_that_nobody_needs_goes,
     a_nested_repository_is_copied_on_write,
 );
-
-/// What an agent does with git in all kinds of repositories; the tree must be clean before.
-const WORK: &str = "
-    set -e
-    test -z \"$(git status --porcelain)\"
-    git log --oneline >/dev/null
-    git fsck --no-dangling --no-progress
-    git checkout -q -b agents-own
-    echo work >>README.md
-    git commit -q -am 'Work of the agent'
-    echo more >>README.md
-    git stash -q
-    git stash pop -q
-    git checkout -q README.md
-    test -z \"$(git status --porcelain)\"
-    git log -1 --format=%s
-";
 
 fn base_moves_on_and_the_agent_does_not_notice(world: &World) {
     world
@@ -159,7 +142,7 @@ fn a_split_index_works(world: &World) {
     let mut alice = world
         .agent("alice")
         .flags("--quiet")
-        .start(&format!("tell ready; await moved; {WORK}git ls-files new"));
+        .start(&format!("tell ready; await moved; {GIT_WORK}git ls-files new"));
     alice.hears("ready");
     world.sh("git update-index --no-split-index && rm -f .git/sharedindex.*").ok();
     alice.tells("moved");
@@ -262,7 +245,7 @@ fn a_copy_that_nobody_needs_goes(world: &World) {
     world.fs("mount .").ok();
     assert!(!pinned("alice"), "only what an agent may need is kept");
     assert!(pinned("bob"), "its commit is in it");
-    let done = world.agent("alice").flags("--quiet").run(WORK);
+    let done = world.agent("alice").flags("--quiet").run(GIT_WORK);
     assert_eq!(done.exits(0).out(), "Work of the agent\n");
 }
 

@@ -1,6 +1,7 @@
 //! What the daemon asks git, and where a repository keeps its files. Nothing here runs what a
 //! repository names (hooks, filters): only settings are read.
 
+use super::locate::named_in;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -47,16 +48,10 @@ impl Places {
     /// Those of the working tree at `root`, which may be one of several (`git worktree`).
     pub fn of(root: &Path) -> Self {
         let dot_git = root.join(".git");
-        let dir = pointer(&dot_git, "gitdir: ").map_or(dot_git, |dir| root.join(dir));
-        let common = pointer(&dir.join("commondir"), "").map_or(dir.clone(), |it| dir.join(it));
+        let dir = named_in(&dot_git, b"gitdir:").unwrap_or(dot_git);
+        let common = named_in(&dir.join("commondir"), b"").unwrap_or_else(|| dir.clone());
         Self { index: dir.join("index"), exclude: common.join("info/exclude") }
     }
-}
-
-/// The path that a file of one line holds after `before`.
-fn pointer(file: &Path, before: &str) -> Option<PathBuf> {
-    let text = std::fs::read_to_string(file).ok()?;
-    Some(PathBuf::from(text.strip_prefix(before)?.trim_end_matches('\n')))
 }
 
 /// The user's own ignore file for the workspace at `root`; it may not exist. Asks git.

@@ -5,6 +5,7 @@
 //! intent leaves base as it was; what is cut off after it is finished by the next daemon (G3).
 
 use super::gate::NoWrites;
+use super::sync::at_and_below;
 use super::{Owner, ServiceError};
 use crate::changeset::{self, Plan, Source, Staged};
 use crate::gate::ViewControl as _;
@@ -76,11 +77,7 @@ impl Work {
 
     /// Whether the path, or something below it, was written under a lease.
     fn has_noted(&self, path: &RelPath) -> bool {
-        // What is below `a` is not all that follows it: in byte order `a-b` comes before `a/b`.
-        self.based
-            .range(path..)
-            .take_while(|(noted, _)| noted.as_bytes().starts_with(path.as_bytes()))
-            .any(|(noted, _)| path.contains(noted))
+        at_and_below(&self.based, path).next().is_some()
     }
 }
 

@@ -259,7 +259,10 @@ pub(super) fn tell_watchers(attendant: &Attendant, mounted: &MountedView) {
 }
 
 /// Of what was written: `path` and what is below it.
-fn at_and_below<'a>(based: &'a BasedOn, path: &'a RelPath) -> impl Iterator<Item = &'a RelPath> {
+pub(super) fn at_and_below<'a>(
+    based: &'a BasedOn,
+    path: &'a RelPath,
+) -> impl Iterator<Item = &'a RelPath> {
     // Ordered by bytes, so all below `path` begin with its bytes, with other names between.
     based
         .range(path..)
