@@ -3,7 +3,7 @@
 use super::Service;
 use crate::gate::{Answer, Gate, Intent, Notice, Ordered, Permit, Requester};
 use agentfs_api::Workspace;
-use agentfs_core::changeset::{Before, FileKind};
+use agentfs_core::changeset::{Before, FileKind, Signature};
 use agentfs_core::machine::{PathFacts, Read};
 use agentfs_core::unit::InvalidUnit;
 use agentfs_core::{AgentName, RelPath, UnitList, WorkUnit};
@@ -19,6 +19,9 @@ pub type NoWrites = ArcRwLockWriteGuard<RawRwLock, ()>;
 
 /// What base holds at a path, looked up when asked.
 type BaseEntry = dyn Fn(&RelPath) -> Before + Send + Sync;
+
+/// Whether the delta hides what base holds at a path, looked up when asked.
+type OwnEntry = dyn Fn(&RelPath, &Signature) -> bool + Send + Sync;
 
 /// What the owner and an agent's view know in common.
 ///
@@ -80,6 +83,7 @@ pub struct AgentGate {
     workspace: Workspace,
     service: Service,
     base_entry: Box<BaseEntry>,
+    own_entry: Box<OwnEntry>,
     known: Mutex<Known>,
     /// Held for reading by every operation that writes, for writing by an apply.
     applying: Arc<RwLock<()>>,
@@ -92,9 +96,10 @@ impl AgentGate {
         workspace: Workspace,
         service: Service,
         base_entry: Box<BaseEntry>,
+        own_entry: Box<OwnEntry>,
     ) -> Arc<Self> {
         let (known, applying) = Default::default();
-        Arc::new(Self { agent, workspace, service, base_entry, known, applying })
+        Arc::new(Self { agent, workspace, service, base_entry, own_entry, known, applying })
     }
 
     /// What an order came to, for whoever reads its file.
@@ -271,7 +276,9 @@ impl AgentGate {
                 }
                 None => Read::Never,
             };
-            PathFacts { path: path.clone(), read, base }
+            // Where base has nothing, nothing is hidden.
+            let own = base.is_some_and(|base| (self.own_entry)(path, &base));
+            PathFacts { path: path.clone(), read, base, own }
         };
         paths.iter().map(fact).collect()
     }
@@ -361,7 +368,6 @@ impl Gate for AgentGate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentfs_core::changeset::{FileKind, Signature};
     use std::sync::mpsc;
 
     #[expect(clippy::unnecessary_wraps, reason = "what base holds is a `Before`")]
@@ -370,11 +376,16 @@ mod tests {
     }
 
     fn gate_over(base: Before) -> Arc<AgentGate> {
+        gate_between(base, false)
+    }
+
+    fn gate_between(base: Before, own: bool) -> Arc<AgentGate> {
         let service = Service { jobs: mpsc::channel().0 };
         let at = |name: &str| std::path::PathBuf::from(name);
         let workspace =
             Workspace { root: at("/w"), state_dir: at("/s/w-1"), runtime_dir: at("/r/w-1") };
-        AgentGate::new("alice".parse().unwrap(), workspace, service, Box::new(move |_| base))
+        let (base, own) = (Box::new(move |_: &_| base), Box::new(move |_: &_, _: &_| own));
+        AgentGate::new("alice".parse().unwrap(), workspace, service, base, own)
     }
 
     fn writes(path: &str) -> Intent {
@@ -469,6 +480,16 @@ mod tests {
         gate.close();
         assert!(gate.already(&writes("other")).is_none(), "no run, no write");
         assert_eq!(gate.take_untold().len(), 1, "what went through is still told");
+    }
+
+    #[test]
+    fn what_the_delta_hides_is_told_and_is_not_stale() {
+        let gate = gate_between(version(2), true);
+        gate.reopen();
+        gate.delegate(RelPath::root());
+        assert!(gate.already(&writes("a")).is_some(), "base's version is not there to be read");
+        assert!(gate.take_untold()[0].facts[0].own);
+        assert!(!gate_between(None, true).facts(&writes("a").paths)[0].own, "nothing is hidden");
     }
 
     #[test]

@@ -12,11 +12,12 @@ use crate::layout::{self, AgentDirs};
 use crate::process;
 use crate::view::{Found, Scratch, View, ViewSpec};
 use agentfs_api::types::{Outcome, Place, RunSummary, ScratchMounts, StartRun, StartedRun};
-use agentfs_core::changeset::ChangeSet;
+use agentfs_core::changeset::{ChangeSet, Signature};
 use agentfs_core::config::{Publish, Span};
 use agentfs_core::machine::{Command, Exit, Policy, Reply};
 use agentfs_core::{AgentName, RelPath, RunId};
-use std::path::PathBuf;
+use rustix::fs::{Mode, OFlags};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -177,18 +178,26 @@ impl Owner {
                 scratch: self.scratch.clone(),
                 watch: self.watch.clone(),
             };
-            let root = rustix::fs::open(
-                &self.workspace.root,
-                rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY,
-                rustix::fs::Mode::empty(),
-            )
-            .map_err(ServiceError::io("open", &self.workspace.root))?;
-            // A path that can't be looked at counts as absent: a write based on it is then
-            // refused at apply, never merged into something unseen.
+            let open = |dir: &Path| {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let opened = rustix::fs::open(dir, flags, Mode::empty());
+                opened.map_err(ServiceError::io("open", dir))
+            };
+            let (base, delta) = (open(&self.workspace.root)?, open(&dirs.delta)?);
+            // A path that can't be looked at counts as absent, or as the agent's own: a write of
+            // it is then refused at apply, never merged into something unseen.
             let base_entry =
-                move |path: &RelPath| changeset::signature(&root, path).unwrap_or(None);
-            let (workspace, service) = (self.workspace.clone(), self.service.clone());
-            let gate = AgentGate::new(agent.clone(), workspace, service, Box::new(base_entry));
+                move |path: &RelPath| changeset::signature(&base, path).unwrap_or(None);
+            let own_entry = move |path: &RelPath, base: &Signature| {
+                changeset::hides(&delta, path, base).unwrap_or(true)
+            };
+            let gate = AgentGate::new(
+                agent.clone(),
+                self.workspace.clone(),
+                self.service.clone(),
+                Box::new(base_entry),
+                Box::new(own_entry),
+            );
             let view = View::open(spec, gate.clone())?;
             self.agents.insert(agent.clone(), Served { view, gate, mounted: None });
         }
