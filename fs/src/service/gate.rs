@@ -1,7 +1,7 @@
 //! One agent's gate: the fast path that needs no round trip, and the way to the owner.
 
 use super::Service;
-use crate::gate::{Answer, Gate, Intent, Notice, Ordered, Permit, Requester};
+use crate::gate::{Answer, Gate, Intent, NoApply, Notice, Ordered, Permit, Requester};
 use agentfs_api::Workspace;
 use agentfs_core::changeset::{Before, FileKind, Signature};
 use agentfs_core::machine::{PathFacts, Read};
@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Keeps an agent's writes away as long as it lives.
@@ -87,6 +88,8 @@ pub struct AgentGate {
     known: Mutex<Known>,
     /// Held for reading by every operation that writes, for writing by an apply.
     applying: Arc<RwLock<()>>,
+    /// How many operations that write have begun.
+    begun: AtomicU64,
 }
 
 impl AgentGate {
@@ -98,8 +101,8 @@ impl AgentGate {
         base_entry: Box<BaseEntry>,
         own_entry: Box<OwnEntry>,
     ) -> Arc<Self> {
-        let (known, applying) = Default::default();
-        Arc::new(Self { agent, workspace, service, base_entry, own_entry, known, applying })
+        let (known, applying, begun) = Default::default();
+        Arc::new(Self { agent, workspace, service, base_entry, own_entry, known, applying, begun })
     }
 
     /// What an order came to, for whoever reads its file.
@@ -187,7 +190,19 @@ impl AgentGate {
     /// For an operation that the owner has let through. Never while this thread holds the guard
     /// of [`AgentGate::stop_writes`]: it would wait for itself.
     pub fn permit(&self) -> Permit {
-        Permit::guarded(self.applying.read_arc())
+        self.begin(self.applying.read_arc())
+    }
+
+    fn begin(&self, no_apply: NoApply) -> Permit {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Permit::guarded(no_apply)
+    }
+
+    /// How many operations that write have begun. Whoever finds the same number twice, each time
+    /// while no writes are under way ([`AgentGate::stop_writes`]), knows that there was none in
+    /// between. What is written to a file that was open already is not among them.
+    pub fn writes_begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Waits until no operation that writes is under way, and lets none begin while the guard
@@ -293,7 +308,7 @@ impl AgentGate {
         if facts.iter().any(PathFacts::is_stale) {
             return None;
         }
-        let permit = self.applying.try_read_arc().map(Permit::guarded)?;
+        let permit = self.applying.try_read_arc().map(|guard| self.begin(guard))?;
         known.admitted.extend(intent.paths.iter().cloned());
         let first = known.untold.is_empty();
         known.untold.push(Taken { intent: intent.clone(), facts });
@@ -314,7 +329,7 @@ impl Gate for AgentGate {
         }
         if known.admits(intent) {
             // If not, an apply is underway: the owner answers when it is done.
-            return self.applying.try_read_arc().map(Permit::guarded);
+            return self.applying.try_read_arc().map(|guard| self.begin(guard));
         }
         self.take(known, intent)
     }
@@ -406,6 +421,7 @@ mod tests {
         gate.admit(&writes("a").paths);
         gate.close();
         assert!(gate.already(&writes("a")).is_none(), "no run, no write");
+        assert_eq!(gate.writes_begun(), 1, "exactly what was let through");
     }
 
     #[test]

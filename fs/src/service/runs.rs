@@ -1,19 +1,18 @@
-//! Runs: their beginning, their end, and what a new daemon does about those of the last one.
+//! Runs: their beginning, and what a new daemon does about those of the last one.
 
 use super::gate::AgentGate;
 use super::owner::{Served, read_config};
-use super::publish::Work;
-use super::{Owner, ServiceError, report, sync};
+use super::{Owner, ServiceError, sync};
 use crate::changeset;
 use crate::fuse;
-use crate::gate::ViewControl;
+use crate::gate::ViewControl as _;
 use crate::identity;
 use crate::layout::{self, AgentDirs};
 use crate::process;
 use crate::view::{Found, Scratch, View, ViewSpec};
-use agentfs_api::types::{Outcome, Place, RunSummary, ScratchMounts, StartRun, StartedRun};
-use agentfs_core::changeset::{ChangeSet, Signature};
-use agentfs_core::config::{Publish, Span};
+use agentfs_api::types::{Place, ScratchMounts, StartRun, StartedRun};
+use agentfs_core::changeset::Signature;
+use agentfs_core::config::Span;
 use agentfs_core::machine::{Command, Exit, Policy, Reply};
 use agentfs_core::{AgentName, RelPath, RunId};
 use rustix::fs::{Mode, OFlags};
@@ -63,8 +62,7 @@ impl Owner {
             }
             Err(error) => {
                 // What earlier runs of the agent left is still there.
-                let found = self.changes_of(&agent);
-                self.end_run(run, Exit::NotStarted, found)?;
+                self.end_run(run, Exit::NotStarted, None)?;
                 Err(error)
             }
         }
@@ -209,77 +207,6 @@ impl Owner {
         self.command(Command::Heartbeat { run }).map(drop)
     }
 
-    /// What is needed to look at what a run, which lives, has changed.
-    pub(super) fn work_of_run(&mut self, run: RunId) -> Result<Work, ServiceError> {
-        let agent = self.state().live_run(run)?.agent.clone();
-        self.work_of(&agent)
-    }
-
-    /// Ends a run of which `found` is what it has changed, publishes that if the policy says so,
-    /// and tells how it went. Changes that can't be read are kept as they are.
-    pub(super) fn end_run(
-        &mut self,
-        run: RunId,
-        exit: Exit,
-        found: Result<ChangeSet, ServiceError>,
-    ) -> Result<RunSummary, ServiceError> {
-        let agent = self.state().live_run(run)?.agent.clone();
-        let units = self.state().live_run(run)?.units.iter().cloned().collect();
-        self.forget_mounts(&agent);
-        let publish = self.config.publish;
-        let why = match (&found, publish) {
-            (Err(error), _) => format!("they can't be read: {error}"),
-            _ if exit != Exit::Code(0) => format!("the command {exit}"),
-            (_, Publish::Manual) => "publish = \"manual\"".to_owned(),
-            (_, Publish::OnSuccess) => "the daemon ended before they were applied".to_owned(),
-        };
-        let is_unread = found.is_err();
-        let changes = found.unwrap_or_default();
-        let changed = if is_unread {
-            self.state().agent(&agent)?.based.len().max(1)
-        } else {
-            changes.changes.len()
-        };
-        self.command(Command::EndRun { run, exit, changed, why })?;
-        if changed == 0 {
-            self.drop_copies(&agent);
-        } else if exit == Exit::Code(0) && publish == Publish::OnSuccess && !is_unread {
-            self.publish_run(&agent, &changes)?;
-        }
-        let conflicts = report::coming(self.state(), Some(&agent), self.clock.now());
-        let ended = self.state().runs.get(&run);
-        let outcome = ended.and_then(|run| run.outcome.as_ref()).map(report::outcome);
-        Ok(RunSummary {
-            run,
-            agent,
-            changes,
-            units,
-            waits: ended.map(report::waits).unwrap_or_default(),
-            outcome: outcome.unwrap_or(Outcome::Nothing),
-            conflicts,
-        })
-    }
-
-    /// Applies the changes of a run that has ended; where that can't be, they stay pending.
-    fn publish_run(&mut self, agent: &AgentName, changes: &ChangeSet) -> Result<(), ServiceError> {
-        let paths: Vec<RelPath> = changes.changes.iter().map(|c| c.path.clone()).collect();
-        let still = self.stand_still(agent, &paths);
-        if let Err(error) = still.and_then(|still| self.apply_set(agent, changes, still)) {
-            let (agent, why) = (agent.clone(), error.to_string());
-            self.command(Command::KeepPending { agent, why })?;
-        }
-        Ok(())
-    }
-
-    /// After a run without changes: files that were copied up and not changed need not stay.
-    fn drop_copies(&self, agent: &AgentName) {
-        if let Some(served) = self.agents.get(agent)
-            && let Err(error) = served.view.drop_from_delta(None)
-        {
-            tracing::warn!(%agent, %error, "unchanged copies stay in the delta");
-        }
-    }
-
     /// What a new daemon does first: finishes applies that were cut off, ends runs whose shim is
     /// gone, serves the views of the others again. Returns when all is consistent (G9). What goes
     /// wrong with one agent is logged, and is no reason not to serve the others.
@@ -300,8 +227,7 @@ impl Owner {
             .collect();
         for (run, agent, alive) in live {
             if !alive {
-                let found = self.changes_of(&agent);
-                self.end_run(run, Exit::Lost, found)?;
+                self.end_run(run, Exit::Lost, None)?;
             } else if let Err(error) = self.serve_again(&agent) {
                 tracing::error!(%agent, %error, "its view can't be served again");
             }
