@@ -7,9 +7,11 @@
 //!
 //! Invariants: delegated directories of different agents never overlap each other, nor another's
 //! lease or claim; what was let through is told to the owner before it decides anything else about
-//! those paths (that a name is free again is passed over if it was made again since); nothing is lent where `unclaimed` is not "claim". What a daemon that
-//! dies has let through and not yet journaled is in the delta without a note: it counts as new,
-//! so an apply of it over something in base is a conflict, never a lost update.
+//! those paths (that a name is free again is passed over if it was made again since); nothing is
+//! lent where `unclaimed` is not "claim". What a daemon that dies has let through and not yet
+//! journaled is in the delta without a note. It counts as new, also when it is written again
+//! ([`PathFacts::own`](agentfs_core::machine::PathFacts::own)): so an apply of it over something
+//! in base is a conflict, never a lost update.
 
 use super::Owner;
 use super::gate::Taken;

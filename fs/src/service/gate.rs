@@ -1,9 +1,9 @@
 //! One agent's gate: the fast path that needs no round trip, and the way to the owner.
 
 use super::Service;
-use crate::gate::{Answer, Gate, Intent, Notice, Ordered, Permit, Requester};
+use crate::gate::{Answer, Gate, Intent, NoApply, Notice, Ordered, Permit, Requester};
 use agentfs_api::Workspace;
-use agentfs_core::changeset::{Before, FileKind};
+use agentfs_core::changeset::{Before, FileKind, Signature};
 use agentfs_core::machine::{PathFacts, Policy, Read};
 use agentfs_core::unit::InvalidUnit;
 use agentfs_core::{AgentName, RelPath, WorkUnit, unit_list};
@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Keeps an agent's writes away as long as it lives.
@@ -19,6 +20,9 @@ pub type NoWrites = ArcRwLockWriteGuard<RawRwLock, ()>;
 
 /// What base holds at a path, looked up when asked.
 type BaseEntry = dyn Fn(&RelPath) -> Before + Send + Sync;
+
+/// Whether the delta hides what base holds at a path, looked up when asked.
+type OwnEntry = dyn Fn(&RelPath, &Signature) -> bool + Send + Sync;
 
 /// What the owner and an agent's view know in common.
 ///
@@ -87,9 +91,12 @@ pub struct AgentGate {
     workspace: Workspace,
     service: Service,
     base_entry: Box<BaseEntry>,
+    own_entry: Box<OwnEntry>,
     known: Mutex<Known>,
     /// Held for reading by every operation that writes, for writing by an apply.
     applying: Arc<RwLock<()>>,
+    /// How many operations that write have begun.
+    begun: AtomicU64,
 }
 
 impl AgentGate {
@@ -99,9 +106,10 @@ impl AgentGate {
         workspace: Workspace,
         service: Service,
         base_entry: Box<BaseEntry>,
+        own_entry: Box<OwnEntry>,
     ) -> Arc<Self> {
-        let (known, applying) = Default::default();
-        Arc::new(Self { agent, workspace, service, base_entry, known, applying })
+        let (known, applying, begun) = Default::default();
+        Arc::new(Self { agent, workspace, service, base_entry, own_entry, known, applying, begun })
     }
 
     /// What an order came to, for whoever reads its file.
@@ -191,7 +199,19 @@ impl AgentGate {
     /// For an operation that the owner has let through. Never while this thread holds the guard
     /// of [`AgentGate::stop_writes`]: it would wait for itself.
     pub fn permit(&self) -> Permit {
-        Permit::guarded(self.applying.read_arc())
+        self.begin(self.applying.read_arc())
+    }
+
+    fn begin(&self, no_apply: NoApply) -> Permit {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Permit::guarded(no_apply)
+    }
+
+    /// How many operations that write have begun. Whoever finds the same number twice, each time
+    /// while no writes are under way ([`AgentGate::stop_writes`]), knows that there was none in
+    /// between. What is written to a file that was open already is not among them.
+    pub fn writes_begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Waits until no operation that writes is under way, and lets none begin while the guard
@@ -280,7 +300,9 @@ impl AgentGate {
                 }
                 None => Read::Never,
             };
-            PathFacts { path: path.clone(), read, base }
+            // Where base has nothing, nothing is hidden.
+            let own = base.is_some_and(|base| (self.own_entry)(path, &base));
+            PathFacts { path: path.clone(), read, base, own }
         };
         paths.iter().map(fact).collect()
     }
@@ -295,7 +317,7 @@ impl AgentGate {
         if facts.iter().any(PathFacts::is_stale) {
             return None;
         }
-        let permit = self.applying.try_read_arc().map(Permit::guarded)?;
+        let permit = self.applying.try_read_arc().map(|guard| self.begin(guard))?;
         known.admitted.extend(intent.paths.iter().cloned());
         let first = known.untold.is_empty();
         known.untold.push(Taken { intent: intent.clone(), facts });
@@ -316,7 +338,7 @@ impl Gate for AgentGate {
         }
         if known.admits(intent) {
             // If not, an apply is underway: the owner answers when it is done.
-            return self.applying.try_read_arc().map(Permit::guarded);
+            return self.applying.try_read_arc().map(|guard| self.begin(guard));
         }
         self.take(known, intent)
     }
@@ -374,7 +396,6 @@ impl Gate for AgentGate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentfs_core::changeset::{FileKind, Signature};
     use std::sync::mpsc;
 
     #[expect(clippy::unnecessary_wraps, reason = "what base holds is a `Before`")]
@@ -383,11 +404,16 @@ mod tests {
     }
 
     fn gate_over(base: Before) -> Arc<AgentGate> {
+        gate_between(base, false)
+    }
+
+    fn gate_between(base: Before, own: bool) -> Arc<AgentGate> {
         let service = Service { jobs: mpsc::channel().0 };
         let at = |name: &str| std::path::PathBuf::from(name);
         let workspace =
             Workspace { root: at("/w"), state_dir: at("/s/w-1"), runtime_dir: at("/r/w-1") };
-        AgentGate::new("alice".parse().unwrap(), workspace, service, Box::new(move |_| base))
+        let (base, own) = (Box::new(move |_: &_| base), Box::new(move |_: &_, _: &_| own));
+        AgentGate::new("alice".parse().unwrap(), workspace, service, base, own)
     }
 
     fn writes(path: &str) -> Intent {
@@ -409,6 +435,7 @@ mod tests {
         gate.admit(&writes("a").paths);
         gate.close();
         assert!(gate.already(&writes("a")).is_none(), "no run, no write");
+        assert_eq!(gate.writes_begun(), 1, "exactly what was let through");
     }
 
     #[test]
@@ -484,6 +511,16 @@ mod tests {
         gate.close();
         assert!(gate.already(&writes("other")).is_none(), "no run, no write");
         assert_eq!(gate.take_untold().len(), 1, "what went through is still told");
+    }
+
+    #[test]
+    fn what_the_delta_hides_is_told_and_is_not_stale() {
+        let gate = gate_between(version(2), true);
+        gate.reopen(None);
+        gate.delegate(RelPath::root());
+        assert!(gate.already(&writes("a")).is_some(), "base's version is not there to be read");
+        assert!(gate.take_untold()[0].facts[0].own);
+        assert!(!gate_between(None, true).facts(&writes("a").paths)[0].own, "nothing is hidden");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! does it when it is answered), and an answer before the commit.
 
 mod delegation;
+mod ending;
 mod error;
 mod gate;
 mod git;
@@ -113,10 +114,10 @@ impl Service {
     /// Ends a run, publishes its changes if the policy says so, and tells how it went. Reading
     /// what it changed may take long, so that is done while the owner serves others.
     pub async fn end_run(&self, run: RunId, exit: Exit) -> Result<RunSummary, ServiceError> {
-        let work = self.ask(move |owner| owner.work_of_run(run)).await?;
-        let found = tokio::task::spawn_blocking(move || work.changes()).await;
-        let found = found.unwrap_or(Err(ServiceError::Stopped));
-        self.ask(move |owner| owner.end_run(run, exit, found)).await
+        let look = self.ask(move |owner| owner.look_at_run(run)).await?;
+        let seen = tokio::task::spawn_blocking(move || look.take()).await;
+        let seen = seen.unwrap_or(None);
+        self.ask(move |owner| owner.end_run(run, exit, seen)).await
     }
 
     /// Claims units and waits until they are granted or refused. If the future is dropped

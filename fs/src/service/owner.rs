@@ -136,7 +136,7 @@ impl Owner {
             self.look_at_waiters();
             self.tick();
             // Who needs to know has been told.
-            let _ = if self.afterwards.is_empty() { self.commit_unasked() } else { self.commit() };
+            let _ = self.commit_as_asked();
         }
         self.sync_if_due(Duration::ZERO);
     }
@@ -265,6 +265,11 @@ impl Owner {
     /// The disk is not waited for, and so does not hold up those who write beside the journal.
     fn commit_unasked(&mut self) -> Result<(), NotRecorded> {
         self.record(Durable::Soon)
+    }
+
+    /// Brings the journal up to date, and waits for the disk if somebody waits for an answer.
+    pub(super) fn commit_as_asked(&mut self) -> Result<(), NotRecorded> {
+        if self.afterwards.is_empty() { self.commit_unasked() } else { self.commit() }
     }
 
     fn sync_if_due(&mut self, within: Duration) {

@@ -1,23 +1,23 @@
-//! Runs: their beginning, their end, and what a new daemon does about those of the last one.
+//! Runs: their beginning, and what a new daemon does about those of the last one.
 
 use super::gate::AgentGate;
 use super::owner::{Served, read_config};
-use super::publish::Work;
-use super::{Owner, ServiceError, report, sync};
+use super::{Owner, ServiceError, sync};
 use crate::changeset;
 use crate::fuse;
-use crate::gate::ViewControl;
+use crate::gate::ViewControl as _;
 use crate::identity;
 use crate::layout::{self, AgentDirs};
 use crate::process;
 use crate::view::{Found, Scratch, View, ViewSpec};
-use agentfs_api::types::{Outcome, Place, RunSummary, ScratchMounts, StartRun, StartedRun};
-use agentfs_core::changeset::ChangeSet;
-use agentfs_core::config::{Publish, Span};
+use agentfs_api::types::{Place, ScratchMounts, StartRun, StartedRun};
+use agentfs_core::changeset::Signature;
+use agentfs_core::config::Span;
 use agentfs_core::machine::{Command, Exit, Policy, RunRequest};
 use agentfs_core::plan::Plan;
 use agentfs_core::{AgentName, RelPath, RunId};
-use std::path::PathBuf;
+use rustix::fs::{Mode, OFlags};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,8 +71,7 @@ impl Owner {
             }
             Err(error) => {
                 // What earlier runs of the agent left is still there.
-                let found = self.changes_of(&agent);
-                self.end_run(run, Exit::NotStarted, found)?;
+                self.end_run(run, Exit::NotStarted, None)?;
                 Err(error)
             }
         }
@@ -187,18 +186,26 @@ impl Owner {
                 scratch: self.scratch.clone(),
                 watch: self.watch.clone(),
             };
-            let root = rustix::fs::open(
-                &self.workspace.root,
-                rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY,
-                rustix::fs::Mode::empty(),
-            )
-            .map_err(ServiceError::io("open", &self.workspace.root))?;
-            // A path that can't be looked at counts as absent: a write based on it is then
-            // refused at apply, never merged into something unseen.
+            let open = |dir: &Path| {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let opened = rustix::fs::open(dir, flags, Mode::empty());
+                opened.map_err(ServiceError::io("open", dir))
+            };
+            let (base, delta) = (open(&self.workspace.root)?, open(&dirs.delta)?);
+            // A path that can't be looked at counts as absent, or as the agent's own: a write of
+            // it is then refused at apply, never merged into something unseen.
             let base_entry =
-                move |path: &RelPath| changeset::signature(&root, path).unwrap_or(None);
-            let (workspace, service) = (self.workspace.clone(), self.service.clone());
-            let gate = AgentGate::new(agent.clone(), workspace, service, Box::new(base_entry));
+                move |path: &RelPath| changeset::signature(&base, path).unwrap_or(None);
+            let own_entry = move |path: &RelPath, base: &Signature| {
+                changeset::hides(&delta, path, base).unwrap_or(true)
+            };
+            let gate = AgentGate::new(
+                agent.clone(),
+                self.workspace.clone(),
+                self.service.clone(),
+                Box::new(base_entry),
+                Box::new(own_entry),
+            );
             let view = View::open(spec, gate.clone())?;
             self.agents.insert(agent.clone(), Served { view, gate, mounted: None });
         }
@@ -208,77 +215,6 @@ impl Owner {
     /// A sign of life.
     pub fn heartbeat(&mut self, run: RunId) -> Result<(), ServiceError> {
         self.command(Command::Heartbeat { run }).map(drop)
-    }
-
-    /// What is needed to look at what a run, which lives, has changed.
-    pub(super) fn work_of_run(&mut self, run: RunId) -> Result<Work, ServiceError> {
-        let agent = self.state().live_run(run)?.agent.clone();
-        self.work_of(&agent)
-    }
-
-    /// Ends a run of which `found` is what it has changed, publishes that if the policy says so,
-    /// and tells how it went. Changes that can't be read are kept as they are.
-    pub(super) fn end_run(
-        &mut self,
-        run: RunId,
-        exit: Exit,
-        found: Result<ChangeSet, ServiceError>,
-    ) -> Result<RunSummary, ServiceError> {
-        let agent = self.state().live_run(run)?.agent.clone();
-        let units = self.state().live_run(run)?.units.iter().cloned().collect();
-        self.forget_mounts(&agent);
-        let publish = self.config.publish;
-        let why = match (&found, publish) {
-            (Err(error), _) => format!("they can't be read: {error}"),
-            _ if exit != Exit::Code(0) => format!("the command {exit}"),
-            (_, Publish::Manual) => "publish = \"manual\"".to_owned(),
-            (_, Publish::OnSuccess) => "the daemon ended before they were applied".to_owned(),
-        };
-        let is_unread = found.is_err();
-        let changes = found.unwrap_or_default();
-        let changed = if is_unread {
-            self.state().agent(&agent)?.based.len().max(1)
-        } else {
-            changes.changes.len()
-        };
-        self.command(Command::EndRun { run, exit, changed, why })?;
-        if changed == 0 {
-            self.drop_copies(&agent);
-        } else if exit == Exit::Code(0) && publish == Publish::OnSuccess && !is_unread {
-            self.publish_run(&agent, &changes)?;
-        }
-        let conflicts = report::coming(self.state(), Some(&agent), self.clock.now());
-        let ended = self.state().runs.get(&run);
-        let outcome = ended.and_then(|run| run.outcome.as_ref()).map(report::outcome);
-        Ok(RunSummary {
-            run,
-            agent,
-            changes,
-            units,
-            waits: ended.map(report::waits).unwrap_or_default(),
-            outcome: outcome.unwrap_or(Outcome::Nothing),
-            conflicts,
-        })
-    }
-
-    /// Applies the changes of a run that has ended; where that can't be, they stay pending.
-    fn publish_run(&mut self, agent: &AgentName, changes: &ChangeSet) -> Result<(), ServiceError> {
-        let paths: Vec<RelPath> = changes.changes.iter().map(|c| c.path.clone()).collect();
-        let still = self.stand_still(agent, &paths);
-        if let Err(error) = still.and_then(|still| self.apply_set(agent, changes, still)) {
-            let (agent, why) = (agent.clone(), error.to_string());
-            self.command(Command::KeepPending { agent, why })?;
-        }
-        Ok(())
-    }
-
-    /// After a run without changes: files that were copied up and not changed need not stay.
-    fn drop_copies(&self, agent: &AgentName) {
-        if let Some(served) = self.agents.get(agent)
-            && let Err(error) = served.view.drop_from_delta(None)
-        {
-            tracing::warn!(%agent, %error, "unchanged copies stay in the delta");
-        }
     }
 
     /// What a new daemon does first: finishes applies that were cut off, ends runs whose shim is
@@ -301,8 +237,7 @@ impl Owner {
             .collect();
         for (run, agent, alive) in live {
             if !alive {
-                let found = self.changes_of(&agent);
-                self.end_run(run, Exit::Lost, found)?;
+                self.end_run(run, Exit::Lost, None)?;
             } else if let Err(error) = self.serve_again(&agent) {
                 tracing::error!(%agent, %error, "its view can't be served again");
             }

@@ -239,6 +239,9 @@ pub struct PathFacts {
     pub read: Read,
     /// The version in base now.
     pub base: Before,
+    /// Whether the agent's delta has something of its own there, so that the view does not show
+    /// what base has.
+    pub own: bool,
 }
 
 /// What a run has read of a path.
@@ -253,13 +256,22 @@ pub enum Read {
 }
 
 impl PathFacts {
-    /// Whether the run would overwrite what it has not read (G2).
+    /// Whether the run would overwrite what it has not read (G2). Over its own work it goes on:
+    /// base's version is not there to be read.
     pub fn is_stale(&self) -> bool {
         match self.read {
+            _ if self.own => false,
             Read::Never => false,
             Read::Version(read) => read != self.base,
             Read::Unknown => true,
         }
+    }
+
+    /// What the write is based on, where no note says so. If the agent's delta has the path
+    /// already, the note of that was lost with a daemon: nobody knows which version of base it
+    /// was, so it counts as new, and never as the newest.
+    pub(crate) fn based_on(&self) -> Before {
+        if self.own { None } else { self.base }
     }
 }
 

@@ -149,8 +149,9 @@ impl Step<'_> {
             self.emit(Event::Refused { agent: agent.clone(), unit, why, text });
             return Ok(Reply::Refused(why));
         }
-        for PathFacts { path, base: before, .. } in new {
-            self.emit(Event::Based { agent: agent.clone(), path, before });
+        for fact in new {
+            let before = fact.based_on();
+            self.emit(Event::Based { agent: agent.clone(), path: fact.path, before });
         }
         Ok(Reply::Granted)
     }

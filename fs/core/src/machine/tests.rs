@@ -99,7 +99,7 @@ impl Story {
     }
 
     fn admit_as(&mut self, agent: &str, path: &str, read: Read, base: Before) -> Reply {
-        let facts = vec![PathFacts { path: path.parse().unwrap(), read, base }];
+        let facts = vec![PathFacts { path: path.parse().unwrap(), read, base, own: false }];
         self.run(Command::Admit { agent: name(agent), cause: "open".into(), facts }).unwrap()
     }
 
@@ -211,6 +211,26 @@ fn what_nobody_knows_whether_it_was_read_must_be_read_again() {
     assert_eq!(s.admit("alice", "a", Some(version(1)), version(1)), Reply::Granted);
     let written = s.admit_as("alice", "a", Read::Unknown, version(1));
     assert_eq!(written, Reply::Granted, "already its own");
+}
+
+#[test]
+fn what_is_in_the_delta_without_a_note_is_never_based_on_the_newest_version() {
+    let mut s = Story::with(&["alice"]);
+    s.write("alice", "a b");
+    s.admit("alice", "a", None, version(1));
+    let own = |path: &str, read| PathFacts {
+        path: path.parse().unwrap(),
+        read,
+        base: version(2),
+        own: true,
+    };
+    // Neither unread nor read before base changed: she can't read what her own work hides.
+    let facts = vec![own("a", Read::Unknown), own("b", Read::Version(version(1)))];
+    let admit = Command::Admit { agent: name("alice"), cause: "open".into(), facts };
+    assert_eq!(s.run(admit).unwrap(), Reply::Granted);
+    let based = &s.machine.state.agents[&name("alice")].based;
+    let based: Vec<_> = based.iter().map(|(path, before)| (path.to_string(), *before)).collect();
+    assert_eq!(based, [("a".into(), version(1)), ("b".into(), None)], "a note is believed");
 }
 
 #[test]
