@@ -16,6 +16,7 @@ pub mod error;
 pub mod keeper;
 pub mod plan;
 pub mod probe;
+mod queue;
 pub mod run;
 pub mod sandbox;
 pub mod signals;

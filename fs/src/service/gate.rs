@@ -4,9 +4,9 @@ use super::Service;
 use crate::gate::{Answer, Gate, Intent, Notice, Ordered, Permit, Requester};
 use agentfs_api::Workspace;
 use agentfs_core::changeset::{Before, FileKind};
-use agentfs_core::machine::{PathFacts, Read};
+use agentfs_core::machine::{PathFacts, Policy, Read};
 use agentfs_core::unit::InvalidUnit;
-use agentfs_core::{AgentName, RelPath, UnitList, WorkUnit};
+use agentfs_core::{AgentName, RelPath, WorkUnit, unit_list};
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -29,6 +29,8 @@ type BaseEntry = dyn Fn(&RelPath) -> Before + Send + Sync;
 struct Known {
     /// Whether a run of this agent is alive: without one nothing is written.
     live: bool,
+    /// What that run's writes meet.
+    policy: Option<Arc<Policy>>,
     /// Paths whose units are held and whose base version has been noted.
     admitted: HashSet<RelPath>,
     /// The version of each path that the run last opened for reading.
@@ -69,8 +71,13 @@ impl Known {
     fn is_delegated(&self, intent: &Intent) -> bool {
         let lent = |path: &RelPath| self.delegated.iter().any(|dir| dir.contains(path));
         let current = |unit: &WorkUnit| !self.pinned.keys().any(|path| unit.covers_path(path));
-        intent.units.iter().all(|unit| unit.path().is_some_and(lent) && current(unit))
-            && intent.paths.iter().all(|path| lent(path) && !self.pinned.contains_key(path))
+        let open = |unit: &WorkUnit| self.policy.as_ref().is_none_or(|p| p.is_open(unit));
+        let open_path = |path: &RelPath| open(&WorkUnit::File(path.clone()));
+        intent.units.iter().all(|unit| unit.path().is_some_and(lent) && current(unit) && open(unit))
+            && intent
+                .paths
+                .iter()
+                .all(|path| lent(path) && !self.pinned.contains_key(path) && open_path(path))
     }
 }
 
@@ -120,17 +127,19 @@ impl AgentGate {
     }
 
     /// A run begins: it has read nothing, and its view is at the newest version of base.
-    pub fn open(&self) {
+    pub fn open(&self, policy: Option<Policy>) {
         let mut known = self.known();
         let untold = std::mem::take(&mut known.untold);
-        *known = Known { live: true, untold, ..Known::default() };
+        let policy = policy.map(Arc::new);
+        *known = Known { live: true, policy, untold, ..Known::default() };
     }
 
     /// A run goes on that began under another daemon: nobody knows what it has read.
-    pub fn reopen(&self) {
+    pub fn reopen(&self, policy: Option<Policy>) {
         let mut known = self.known();
         let untold = std::mem::take(&mut known.untold);
-        *known = Known { live: true, has_a_past: true, untold, ..Known::default() };
+        let policy = policy.map(Arc::new);
+        *known = Known { live: true, policy, has_a_past: true, untold, ..Known::default() };
     }
 
     /// The run has ended.
@@ -317,6 +326,10 @@ impl Gate for AgentGate {
         self.service.send(Box::new(move |owner| owner.write(agent, intent, requester, answer)));
     }
 
+    fn may_read(&self, path: &RelPath) -> bool {
+        self.known().policy.as_ref().is_none_or(|policy| policy.may_read(path))
+    }
+
     fn read(&self, path: &RelPath, seen: Before) {
         if self.known().admitted.contains(path) {
             return;
@@ -353,7 +366,7 @@ impl Gate for AgentGate {
         done: Ordered,
     ) {
         let agent = self.agent.clone();
-        let list = UnitList::parse(text, |typed| self.locate(typed), is_dir);
+        let list = unit_list::parse(text, |typed| self.locate(typed), is_dir);
         self.service.send(Box::new(move |owner| owner.order(agent, order, list, requester, done)));
     }
 }
@@ -379,13 +392,14 @@ mod tests {
 
     fn writes(path: &str) -> Intent {
         let path: RelPath = path.parse().unwrap();
-        Intent { operation: "open", units: vec![WorkUnit::File(path.clone())], paths: vec![path] }
+        let units = vec![WorkUnit::File(path.clone())];
+        Intent { operation: "open", units, paths: vec![path], moves: None }
     }
 
     #[test]
     fn the_fast_path_is_open_exactly_for_what_was_admitted() {
         let gate = gate_over(version(1));
-        gate.open();
+        gate.open(None);
         assert!(gate.already(&writes("a")).is_none());
         gate.admit(&writes("a").paths);
         assert!(gate.already(&writes("a")).is_some());
@@ -400,15 +414,15 @@ mod tests {
     #[test]
     fn what_an_earlier_daemon_saw_being_read_is_unknown_until_it_is_read_again() {
         let gate = gate_over(version(1));
-        gate.reopen();
+        gate.reopen(None);
         let paths = writes("a").paths;
         assert_eq!(gate.facts(&paths)[0].read, Read::Unknown);
         gate.read(&paths[0], None);
         assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(1)));
-        gate.open();
+        gate.open(None);
         assert_eq!(gate.facts(&paths)[0].read, Read::Never, "another run");
         let new = gate_over(None);
-        new.reopen();
+        new.reopen(None);
         assert_eq!(new.facts(&paths)[0].read, Read::Never, "there was nothing to be read");
     }
 
@@ -424,17 +438,17 @@ mod tests {
 
     #[test]
     fn making_a_directory_needs_a_live_run_and_nothing_else() {
-        let mkdir = Intent { operation: "mkdir", units: vec![], paths: vec![] };
+        let mkdir = Intent { operation: "mkdir", units: vec![], paths: vec![], moves: None };
         let gate = gate_over(None);
         assert!(gate.already(&mkdir).is_none());
-        gate.open();
+        gate.open(None);
         assert!(gate.already(&mkdir).is_some());
     }
 
     #[test]
     fn where_an_agent_is_alone_its_writes_go_through_and_are_told_afterwards() {
         let gate = gate_over(version(1));
-        gate.open();
+        gate.open(None);
         gate.delegate("d".parse().unwrap());
         assert!(gate.already(&writes("a")).is_none(), "not there");
         assert!(gate.already(&writes("d/a")).is_some());
@@ -452,7 +466,7 @@ mod tests {
     #[test]
     fn nothing_unread_or_outdated_goes_through_untold() {
         let gate = gate_over(version(2));
-        gate.open();
+        gate.open(None);
         gate.delegate(RelPath::root());
         let path = |text: &str| text.parse::<RelPath>().unwrap();
         gate.read(&path("read"), version(1));
@@ -463,6 +477,7 @@ mod tests {
             operation: "rmdir",
             units: vec![WorkUnit::Dir(path(dir))],
             paths: vec![path(dir)],
+            moves: None,
         };
         assert!(gate.already(&rmdir("d")).is_none(), "something in it is pinned");
         assert!(gate.already(&rmdir("e")).is_some());
@@ -474,7 +489,7 @@ mod tests {
     #[test]
     fn what_was_read_is_what_the_view_showed() {
         let gate = gate_over(version(2));
-        gate.open();
+        gate.open(None);
         let paths = writes("a").paths;
         assert_eq!(gate.facts(&paths)[0].read, Read::Never);
         gate.pin([(paths[0].clone(), version(1))]);
@@ -490,7 +505,7 @@ mod tests {
     #[test]
     fn what_was_read_before_a_sync_is_stale_after_it() {
         let gate = gate_over(version(2));
-        gate.open();
+        gate.open(None);
         let paths = writes("a").paths;
         gate.pin([(paths[0].clone(), version(1))]);
         gate.read(&paths[0], version(1));

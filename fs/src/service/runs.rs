@@ -14,7 +14,8 @@ use crate::view::{Found, Scratch, View, ViewSpec};
 use agentfs_api::types::{Outcome, Place, RunSummary, ScratchMounts, StartRun, StartedRun};
 use agentfs_core::changeset::ChangeSet;
 use agentfs_core::config::{Publish, Span};
-use agentfs_core::machine::{Command, Exit, Policy, Reply};
+use agentfs_core::machine::{Command, Exit, Policy, RunRequest};
+use agentfs_core::plan::Plan;
 use agentfs_core::{AgentName, RelPath, RunId};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,22 +40,30 @@ pub struct LiveRun {
 }
 
 impl Owner {
-    /// Registers a run and serves its view. Its claims are made afterwards.
-    /// `scratch` are the directories to be mounted past the view, where that can be.
-    pub fn start_run(
+    /// The run that is asked for, by the configuration as it is now.
+    pub(super) fn run_request(&mut self, request: StartRun) -> Result<RunRequest, ServiceError> {
+        self.reread_config()?;
+        self.command(Command::Configure(self.config.settings()))?;
+        let StartRun { agent, argv, claims, plan, priority, after, parent, pid, .. } = request;
+        let process = process::mark(pid).ok_or(ServiceError::NoSuchProcess(pid))?;
+        let mut policy = self.config.policy();
+        policy.unclaimed = request.unclaimed.unwrap_or(policy.unclaimed);
+        policy.wait = request.wait.unwrap_or(policy.wait);
+        let planned = plan.as_ref().and_then(|plan| plan.priority);
+        policy.priority = priority.or(planned).unwrap_or_default();
+        let wants = claims.into_iter().chain(plan.iter().flat_map(Plan::wants)).collect();
+        let wait = request.start_within.map(|span| span.0);
+        Ok(RunRequest { agent, argv, policy, process, parent, after, wants, plan, wait })
+    }
+
+    /// Serves the view of a run that has started. `scratch` are the directories to be mounted past
+    /// the view, where that can be.
+    pub fn begin_run(
         &mut self,
-        request: StartRun,
+        run: RunId,
+        agent: AgentName,
         scratch: &[Found],
     ) -> Result<StartedRun, ServiceError> {
-        let policy = Policy {
-            unclaimed: request.unclaimed.unwrap_or(self.config.unclaimed),
-            wait: request.wait.unwrap_or(self.config.wait),
-            ttl: self.config.ttl,
-        };
-        let process = process::mark(request.pid).ok_or(ServiceError::NoSuchProcess(request.pid))?;
-        let StartRun { agent, argv, .. } = request;
-        let started = self.command(Command::StartRun { agent, argv, policy, process })?;
-        let Reply::Started(run, agent) = started else { return Err(ServiceError::Stopped) };
         match self.begin_view(run, &agent) {
             Ok((dirs, places)) => {
                 let scratch = self.prepare_mounts(&agent, &dirs, scratch);
@@ -78,7 +87,7 @@ impl Owner {
         self.clear_discarded(agent)?;
         let places = self.begin_git(run, agent)?;
         let dirs = self.serve(agent)?;
-        self.gate_of(agent)?.open();
+        self.gate_of(agent)?.open(self.policy_of(agent));
         if let Err(error) = identity::seed(&dirs.home, &self.workspace.root, self.files.shown) {
             tracing::warn!(%agent, %error, "the agent's home has no git identity");
         }
@@ -93,7 +102,9 @@ impl Owner {
         scratch: Option<ScratchMounts>,
         places: Vec<Place>,
     ) -> StartedRun {
-        let heartbeat = (self.config.ttl.0 / HEARTBEATS_PER_TTL).min(LONGEST_HEARTBEAT);
+        let policy = self.state().live_run(run).map(|run| run.policy.shortest_ttl());
+        let ttl = policy.unwrap_or(self.config.ttl.0);
+        let heartbeat = (ttl / HEARTBEATS_PER_TTL).min(LONGEST_HEARTBEAT);
         StartedRun {
             run,
             root: self.workspace.root.clone(),
@@ -108,14 +119,9 @@ impl Owner {
         }
     }
 
-    /// What counts as scratch, by the configuration as it is now; and the agent's delta.
-    pub(super) fn fresh_scratch(
-        &mut self,
-        agent: Option<&AgentName>,
-    ) -> Result<(Arc<Scratch>, Option<PathBuf>), ServiceError> {
-        self.reread_config()?;
-        let delta = agent.map(|agent| AgentDirs::of(&self.workspace, agent).delta);
-        Ok((self.scratch.clone(), delta))
+    /// What counts as scratch, and the agent's delta.
+    pub(super) fn fresh_scratch(&self, agent: &AgentName) -> (Arc<Scratch>, PathBuf) {
+        (self.scratch.clone(), AgentDirs::of(&self.workspace, agent).delta)
     }
 
     fn reread_config(&mut self) -> Result<(), ServiceError> {
@@ -149,6 +155,10 @@ impl Owner {
         Ok(dirs)
     }
 
+    fn policy_of(&self, agent: &AgentName) -> Option<Policy> {
+        self.state().live_run_of(agent).map(|run| run.policy.clone())
+    }
+
     /// The gate of an agent whose view is open.
     fn gate_of(&self, agent: &AgentName) -> Result<&Arc<AgentGate>, ServiceError> {
         self.agents.get(agent).map(|served| &served.gate).ok_or(ServiceError::Stopped)
@@ -157,7 +167,7 @@ impl Owner {
     /// Serves a run that began under another daemon again.
     fn serve_again(&mut self, agent: &AgentName) -> Result<(), ServiceError> {
         self.serve(agent)?;
-        self.gate_of(agent)?.reopen();
+        self.gate_of(agent)?.reopen(self.policy_of(agent));
         Ok(())
     }
 

@@ -1,8 +1,10 @@
 //! The machine against stories, against recovery, and against the guarantee G1.
 
 use super::*;
-use crate::changeset::{FileKind, Signature};
+use crate::changeset::{Action, Before, FileKind, Signature};
 use crate::config::{Span, Unclaimed};
+use crate::locks::{Origin, Priority};
+use crate::want::Want;
 use proptest::prelude::*;
 
 fn name(text: &str) -> AgentName {
@@ -15,11 +17,25 @@ fn unit(text: &str) -> WorkUnit {
 
 fn policy(unclaimed: Unclaimed) -> Policy {
     let secs = |n| Span(Duration::from_secs(n));
-    Policy { unclaimed, wait: secs(60), ttl: secs(600) }
+    Policy { unclaimed, wait: secs(60), ttl: secs(600), priority: Priority::Normal, rules: vec![] }
 }
 
 fn process() -> ProcessMark {
     ProcessMark { pid: 1, started: 1, boot: "b".into() }
+}
+
+fn request(agent: Option<&str>) -> RunRequest {
+    RunRequest {
+        agent: agent.map(name),
+        argv: vec!["x".into()],
+        policy: policy(Unclaimed::Claim),
+        process: process(),
+        parent: None,
+        after: vec![],
+        wants: vec![],
+        plan: None,
+        wait: None,
+    }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "what base holds is a `Before`")]
@@ -45,9 +61,12 @@ impl Story {
     }
 
     fn start(&mut self, agent: &str, unclaimed: Unclaimed) {
-        let (agent, argv) = (Some(name(agent)), vec!["x".into()]);
         let policy = policy(unclaimed);
-        self.run(Command::StartRun { agent, argv, policy, process: process() }).unwrap();
+        self.submit(RunRequest { policy, ..request(Some(agent)) }).unwrap();
+    }
+
+    fn submit(&mut self, request: RunRequest) -> Result<Reply, Rejection> {
+        self.run(Command::StartRun(Box::new(request)))
     }
 
     fn run(&mut self, command: Command) -> Result<Reply, Rejection> {
@@ -63,11 +82,13 @@ impl Story {
     fn claim(&mut self, agent: &str, what: &str, origin: Origin) -> Reply {
         self.run(Command::Claim(ClaimRequest {
             agent: name(agent),
-            units: what.split_whitespace().map(unit).collect(),
-            mode: Mode::Exclusive,
+            wants: what.split_whitespace().map(unit).map(Want::exclusive).collect(),
             wait: None,
             cause: "open".into(),
             origin,
+            by: Asker::Agent,
+            touches: vec![],
+            moves: None,
         }))
         .unwrap()
     }
@@ -366,12 +387,9 @@ fn heartbeats_keep_leases_and_are_journaled_seldom() {
 #[test]
 fn names_are_free_when_their_agent_neither_runs_nor_has_changes() {
     let mut s = Story::default();
-    let start = |s: &mut Story| {
-        let (argv, policy) = (vec!["x".into()], policy(Unclaimed::Claim));
-        match s.run(Command::StartRun { agent: None, argv, policy, process: process() }).unwrap() {
-            Reply::Started(_, agent) => agent.to_string(),
-            reply => panic!("{reply:?}"),
-        }
+    let start = |s: &mut Story| match s.submit(request(None)).unwrap() {
+        Reply::Started(_, agent) => agent.to_string(),
+        reply => panic!("{reply:?}"),
     };
     assert_eq!((start(&mut s), start(&mut s)), ("ada".into(), "ben".into()));
     s.end("ada", Exit::Code(0));
@@ -380,12 +398,7 @@ fn names_are_free_when_their_agent_neither_runs_nor_has_changes() {
     s.admit("ada", "a", None, None);
     s.end("ada", Exit::Code(1));
     assert_eq!(start(&mut s), "cleo");
-    let again = s.run(Command::StartRun {
-        agent: Some(name("ben")),
-        argv: vec![],
-        policy: policy(Unclaimed::Claim),
-        process: process(),
-    });
+    let again = s.submit(request(Some("ben")));
     assert_eq!(again, Err(Rejection::AlreadyRunning(name("ben"), RunId(2))));
 }
 
@@ -444,7 +457,9 @@ proptest! {
                     assert!(one.token < other.token, "tokens grow");
                 }
             }
-            assert_eq!(s.machine.state.locks.grantable(), None, "a lost wake-up");
+            let locks = &s.machine.state.locks;
+            assert!(!locks.queue().any(|claim| locks.is_grantable(claim)), "a lost wake-up");
+            assert_eq!(locks.knot(), None, "nobody waits for itself");
         });
     }
 
