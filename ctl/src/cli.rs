@@ -1,8 +1,8 @@
 //! What can be typed: the global flags and the list of commands.
 
 use crate::commands::{
-    Agents, Apply, Claim, Completions, Diff, Discard, Explain, Locks, Log, Man, Queue, Recover,
-    Release, Run, Runs, Sync,
+    Agents, Apply, Claim, Completions, Diff, Discard, Explain, Locks, Log, Man, Queue, Radar,
+    Recover, Release, Run, Runs, Sync,
 };
 use crate::error::Error;
 use crate::{exit, output};
@@ -44,6 +44,7 @@ enum Command {
     Release(Release),
     Sync(Sync),
     Explain(Explain),
+    Radar(Radar),
     Recover(Recover),
     Completions(Completions),
     Man(Man),
@@ -76,6 +77,7 @@ impl Command {
             Self::Release(command) => command.run(global),
             Self::Sync(command) => command.run(global),
             Self::Explain(command) => command.run(global),
+            Self::Radar(command) => command.run(global),
             Self::Recover(command) => command.run(global),
             Self::Completions(command) => command.run(global),
             Self::Man(command) => command.run(global),

@@ -2,10 +2,10 @@
 
 use crate::locate::{LocateError, Workspace};
 use crate::types::{
-    Agent, CheckPlan, CheckedPlan, ClaimUnits, Claimed, Diff, EndRun, ErrorBody, ErrorCode,
-    Explanation, GrantClaim, Lock, LogEntry, MoveClaim, PlannedRun, Recoverable, RefuseClaim,
-    ReleaseUnit, Released, Run, RunSummary, Settled, StartRun, StartedRun, Status, StealUnit,
-    Stolen, SyncView, Synced, Unmounted, Waiting,
+    Agent, ApplyChanges, CheckPlan, CheckedPlan, ClaimUnits, Claimed, Diff, EndRun, ErrorBody,
+    ErrorCode, Explanation, GrantClaim, Lock, LogEntry, MoveClaim, PlannedRun, Recoverable,
+    RefuseClaim, ReleaseUnit, Released, Run, RunSummary, Settled, StaleRead, StartRun, StartedRun,
+    Status, StealUnit, Stolen, SyncView, Synced, Unmounted, Waiting,
 };
 use agentfs_core::changeset::Conflict;
 use agentfs_core::{AgentName, ClaimId, RelPath, RunId};
@@ -169,9 +169,14 @@ impl Client {
         Ok(body.map_err(|error| transport(&error))?.to_vec())
     }
 
+    /// What runs have read and others have changed since.
+    pub fn radar(&self) -> Result<Vec<StaleRead>, ApiError> {
+        self.get("/v1/radar")
+    }
+
     /// Makes an agent's changes part of base.
-    pub fn apply(&self, agent: &AgentName) -> Result<Settled, ApiError> {
-        self.post(&format!("/v1/agents/{agent}/apply"), &())
+    pub fn apply(&self, agent: &AgentName, how: ApplyChanges) -> Result<Settled, ApiError> {
+        self.post(&format!("/v1/agents/{agent}/apply"), &how)
     }
 
     /// Drops an agent's changes.

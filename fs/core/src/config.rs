@@ -30,6 +30,8 @@ pub struct Config {
     pub publish: Publish,
     /// Paths, as gitignore patterns, that are private and never locked, beside those git ignores.
     pub scratch: Vec<String>,
+    /// What an apply does about files that its run has read and others have changed since.
+    pub isolation: Isolation,
     /// How many runs may be alive at once; none for as many as are started.
     pub max_parallel: Option<NonZeroUsize>,
     /// Named resources: `[resource.gpu] slots = 2`.
@@ -54,6 +56,7 @@ impl Default for Config {
             ttl: Span(Duration::from_mins(10)),
             publish: Publish::OnSuccess,
             scratch: Vec::new(),
+            isolation: Isolation::Snapshot,
             max_parallel: None,
             resource: BTreeMap::new(),
             policy: Vec::new(),
@@ -72,6 +75,17 @@ pub enum Unclaimed {
     Deny,
     /// The write waits until the operator agrees.
     Ask,
+}
+
+/// What an apply does about what its run has read and others have changed since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// Nothing: only what the run has written counts.
+    #[default]
+    Snapshot,
+    /// It is refused: what was applied could have been done one run after the other.
+    Serializable,
 }
 
 /// When a run's changes are applied to base by themselves.
@@ -233,7 +247,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "agentfs.toml line 2: unknown key \"unclamed\"; did you mean \"unclaimed\"? \
-             (known: unclaimed, wait, ttl, publish, scratch, max_parallel, resource, policy)"
+             (known: unclaimed, wait, ttl, publish, scratch, isolation, max_parallel, resource, policy)"
         );
         let error = Config::parse("unclaimed = \"denny\"\n").unwrap_err().to_string();
         assert!(error.contains("did you mean \"deny\"?"), "{error}");

@@ -314,6 +314,7 @@ pub fn describe(event: &Event) -> String {
             let what = if before.is_some() { "changes" } else { "makes" };
             format!("{agent} {what} {path}")
         }
+        Event::Read { agent, paths: all } => format!("{agent} has read {}", paths(all.len())),
         Event::Forgotten { agent, path } => format!("{agent} left {path} as it was"),
         Event::ApplyBegun { agent, paths: all, .. } => {
             format!("an apply of {agent}'s changes to {} begins", paths(all.len()))
@@ -357,6 +358,7 @@ pub fn whose(event: &Event) -> Option<&AgentName> {
         | Event::ClaimEnded { agent, .. }
         | Event::Refused { agent, .. }
         | Event::Based { agent, .. }
+        | Event::Read { agent, .. }
         | Event::Forgotten { agent, .. }
         | Event::ApplyBegun { agent, .. }
         | Event::Applied { agent, .. }

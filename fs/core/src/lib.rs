@@ -20,6 +20,7 @@ pub mod path;
 pub mod pattern;
 pub mod plan;
 pub mod policy;
+pub mod reads;
 pub mod time;
 pub mod unit;
 pub mod unit_list;

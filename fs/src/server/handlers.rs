@@ -3,10 +3,10 @@
 use super::{Caller, Context};
 use crate::service::{Owner, ServiceError, asked_for};
 use agentfs_api::types::{
-    Agent, CheckPlan, CheckedPlan, ClaimUnits, Claimed, Diff, EndRun, Explanation, GrantClaim,
-    Lock, LogEntry, MoveClaim, PlannedRun, Recoverable, RefuseClaim, ReleaseUnit, Released, Run,
-    RunSummary, Settled, StartRun, StartedRun, Status, StealUnit, Stolen, SyncView, Synced,
-    Unmounted, Waiting,
+    Agent, ApplyChanges, CheckPlan, CheckedPlan, ClaimUnits, Claimed, Diff, EndRun, Explanation,
+    GrantClaim, Lock, LogEntry, MoveClaim, PlannedRun, Recoverable, RefuseClaim, ReleaseUnit,
+    Released, Run, RunSummary, Settled, StaleRead, StartRun, StartedRun, Status, StealUnit, Stolen,
+    SyncView, Synced, Unmounted, Waiting,
 };
 use agentfs_core::machine::{Asker, Exit, Line, OPERATOR};
 use agentfs_core::{AgentName, ClaimId, RelPath, RunId};
@@ -292,12 +292,27 @@ pub(super) async fn end_run(
     context.service.end_run(run, exit).await.map(Json)
 }
 
+pub(super) async fn radar(State(context): State<Context>) -> Answer<Vec<StaleRead>> {
+    let own = match &context.caller {
+        Caller::Operator => None,
+        Caller::Agent(own) => Some(own.clone()),
+    };
+    let look = context.service.ask(move |owner| Ok(owner.look_at_reads(own.as_ref()))).await?;
+    blocking(move || look.stale()).await.map(Json)
+}
+
 pub(super) async fn apply(
     State(context): State<Context>,
     Path(agent): Path<String>,
+    body: axum::body::Bytes,
 ) -> Answer<Settled> {
     let agent: AgentName = parse(&agent)?;
-    ask(&context, move |owner| owner.apply_agent(&agent)).await
+    // Older clients send nothing.
+    let ApplyChanges { stale } = match &*body {
+        b"" | b"null" => ApplyChanges::default(),
+        body => decode(body)?,
+    };
+    ask(&context, move |owner| owner.apply_agent(&agent, stale)).await
 }
 
 pub(super) async fn discard(
