@@ -3,6 +3,7 @@
 //! Every key has a default; a key that is not known is refused with the one that was probably
 //! meant, because a setting that silently does nothing is worse than an error.
 
+use crate::process_rules::ProcessRules;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -24,6 +25,9 @@ pub struct Config {
     pub publish: Publish,
     /// Paths, as gitignore patterns, that are private and never locked, beside those git ignores.
     pub scratch: Vec<String>,
+    /// Commands that are work units, by the name of the unit `proc:NAME`.
+    #[serde(skip_serializing_if = "ProcessRules::is_empty")]
+    pub process: ProcessRules,
 }
 
 impl Default for Config {
@@ -34,6 +38,7 @@ impl Default for Config {
             ttl: Span(Duration::from_mins(10)),
             publish: Publish::OnSuccess,
             scratch: Vec::new(),
+            process: ProcessRules::new(),
         }
     }
 }
@@ -188,7 +193,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "agentfs.toml line 2: unknown key \"unclamed\"; did you mean \"unclaimed\"? \
-             (known: unclaimed, wait, ttl, publish, scratch)"
+             (known: unclaimed, wait, ttl, publish, scratch, process)"
         );
         let error = Config::parse("unclaimed = \"denny\"\n").unwrap_err().to_string();
         assert!(error.contains("did you mean \"deny\"?"), "{error}");

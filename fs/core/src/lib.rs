@@ -2,7 +2,8 @@
 //!
 //! What is here: the words of the product as types ([`RelPath`], [`WorkUnit`], [`AgentName`] ...),
 //! the lock table and the state machine that owns it ([`machine`]), the sentences that explain
-//! waits and refusals ([`explain`]), the configuration ([`config`]) and the shape of a change set
+//! waits and refusals ([`explain`]), the configuration ([`config`]), the commands that are
+//! units ([`process_rules`]) and the shape of a change set
 //! ([`changeset`]).
 //!
 //! What must never be here: I/O, a clock, threads, FUSE, SQLite. Time comes in as an argument
@@ -16,6 +17,7 @@ pub mod ids;
 pub mod locks;
 pub mod machine;
 pub mod path;
+pub mod process_rules;
 pub mod time;
 pub mod unit;
 pub mod unit_list;
