@@ -68,6 +68,11 @@ pub enum SandboxError {
         "the system call filter could not be installed: {0}; use a kernel with CONFIG_SECCOMP_FILTER"
     )]
     Seccomp(String),
+    /// The limit by which process trees are told apart is in use.
+    #[error(
+        "the named processes of agentfs.toml can't be followed, because RLIMIT_RTTIME is limited; lift it with `ulimit -HS -R unlimited` (as root), or take `rttime` out of /etc/security/limits.conf"
+    )]
+    ProcessesUnmarked,
     /// No pseudo-terminal.
     #[error("no terminal could be made inside the sandbox: {0}")]
     Terminal(std::io::Error),

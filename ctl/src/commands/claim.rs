@@ -40,6 +40,7 @@ impl Run for Claim {
             units: units.collect::<Result<_, _>>()?,
             mode: if self.shared { Mode::Shared } else { Mode::Exclusive },
             wait: self.wait,
+            cause: None,
         };
         let claimed = session.client.claim(&request)?;
         output::show(global, &claimed, |claimed, page| {

@@ -89,16 +89,27 @@ pub(super) async fn claim(
     State(context): State<Context>,
     body: axum::body::Bytes,
 ) -> Answer<Claimed> {
-    let ClaimUnits { agent, units, mode, wait } = decode(&body)?;
+    let ClaimUnits { agent, units, mode, wait, cause } = decode(&body)?;
     let agent = context.agent(agent)?;
     if units.is_empty() {
         return Err(ServiceError::BadRequest("name at least one unit to claim".to_owned()));
     }
     let wait = wait.map(|wait| wait.0);
-    let (cause, origin) = ("claim".to_owned(), Origin::Asked);
+    let (cause, origin) = (cause.map_or_else(|| "claim".to_owned(), in_one_line), Origin::Asked);
     let request = ClaimRequest { agent, units, mode, wait, cause, origin };
     let leases = context.service.claim(request).await?;
     Ok(Json(Claimed { leases }))
+}
+
+/// A cause that is part of sentences, at most this long.
+const LONGEST_CAUSE: usize = 80;
+
+fn in_one_line(cause: String) -> String {
+    let line: String = cause.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.chars().count() <= LONGEST_CAUSE {
+        return line;
+    }
+    line.chars().take(LONGEST_CAUSE - 3).chain("...".chars()).collect()
 }
 
 pub(super) async fn release(

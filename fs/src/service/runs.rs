@@ -15,6 +15,7 @@ use agentfs_api::types::{Outcome, Place, RunSummary, ScratchMounts, StartRun, St
 use agentfs_core::changeset::ChangeSet;
 use agentfs_core::config::{Publish, Span};
 use agentfs_core::machine::{Command, Exit, Policy, Reply};
+use agentfs_core::process_rules::ProcessRules;
 use agentfs_core::{AgentName, RelPath, RunId};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -53,12 +54,14 @@ impl Owner {
         };
         let process = process::mark(request.pid).ok_or(ServiceError::NoSuchProcess(request.pid))?;
         let StartRun { agent, argv, .. } = request;
+        let wait = policy.wait;
         let started = self.command(Command::StartRun { agent, argv, policy, process })?;
         let Reply::Started(run, agent) = started else { return Err(ServiceError::Stopped) };
         match self.begin_view(run, &agent) {
             Ok((dirs, places)) => {
                 let scratch = self.prepare_mounts(&agent, &dirs, scratch);
-                Ok(self.started(run, agent, dirs, scratch, places))
+                let started = self.started(run, agent, dirs, scratch, places);
+                Ok(StartedRun { processes: self.processes(wait), ..started })
             }
             Err(error) => {
                 // What earlier runs of the agent left is still there.
@@ -105,7 +108,17 @@ impl Owner {
             scratch,
             agent,
             places,
+            processes: ProcessRules::new(),
         }
+    }
+
+    /// The named processes of the configuration; those without a wait of their own have `wait`.
+    fn processes(&self, wait: Span) -> ProcessRules {
+        let mut rules = self.config.process.clone();
+        for rule in rules.values_mut() {
+            rule.wait.get_or_insert(wait);
+        }
+        rules
     }
 
     /// What counts as scratch, by the configuration as it is now; and the agent's delta.
