@@ -55,6 +55,12 @@ fn times(text: &str) -> Vec<(u64, u64)> {
     all
 }
 
+/// Waits until the agent, which has told that it is up, holds something.
+fn holds(world: &World, agent: &mut agentfs_tests::Agent<'_>) {
+    agent.hears("up");
+    eventually("it is held", || (!holders(world).is_empty()).then_some(()));
+}
+
 fn holders(world: &World) -> Vec<(String, String)> {
     let all = world.locks().into_iter();
     all.map(|lock| (lock.unit.to_string(), lock.agent.to_string())).collect()
@@ -130,7 +136,9 @@ fn without_rules_no_exec_is_heard(world: &World) {
 fn what_a_named_process_starts_is_not_held_again(world: &World) {
     set_up(world, &format!("{TEST}wait = '1s'\n[process.build]\nmatch = ['make']\nwait = '1s'\n"));
     world.cmd(["tee", "Makefile"]).stdin("all:\n\t$(MAKE) inner\n\nsame:\n\tsh -c 'env X=1 ./work until end'\n\ninner:\n\tsh -c './work until end'\n").ok();
-    let mut alice = world.agent("alice").start("make all && tell made; await over; exit 0");
+    let mut alice =
+        world.agent("alice").start("tell up; make all && tell made; await over; exit 0");
+    alice.hears("up");
     eventually("both are held", || {
         let both = [("proc:build", "alice"), ("proc:test", "alice")];
         let both = both.map(|(unit, agent)| (unit.to_owned(), agent.to_owned()));
@@ -147,8 +155,8 @@ fn what_a_named_process_starts_is_not_held_again(world: &World) {
 
 fn a_wait_ends_with_ebusy_and_a_line(world: &World) {
     set_up(world, &format!("{TEST}wait = '1s'\n"));
-    let mut alice = world.agent("alice").start("./work until end; exit 0");
-    eventually("it is held", || (!holders(world).is_empty()).then_some(()));
+    let mut alice = world.agent("alice").start("tell up; ./work until end; exit 0");
+    holds(world, &mut alice);
     let bob = world.agent("bob").run("./work 0; exit $?").exits(126);
     assert!(
         bob.err().contains("agentfs: bob was refused proc:test (work 0) with EBUSY after waiting 1s: alice (r1) has held proc:test for "),
@@ -168,17 +176,20 @@ fn a_wait_ends_with_ebusy_and_a_line(world: &World) {
 
 fn a_held_process_that_is_killed_leaves_the_queue(world: &World) {
     set_up(world, &format!("{TEST}wait = '5m'\n"));
-    let mut alice = world.agent("alice").start("./work until end; exit 0");
-    eventually("it is held", || (!holders(world).is_empty()).then_some(()));
-    let python = "import subprocess; print(subprocess.Popen(['./work', '0']).wait())";
-    for (signal, start, status) in [
-        ("KILL", "./work 0 &", "137"),
-        ("TERM", "./work 0 &", "143"),
-        ("TERM", &format!("python3 -c \"{python}\" >~/child &"), "0"),
-    ] {
+    let mut alice = world.agent("alice").start("tell up; ./work until end; exit 0");
+    holds(world, &mut alice);
+    let python = "import subprocess, os
+home = os.environ['HOME']
+child = subprocess.Popen(['./work', '0'])
+print(child.pid, file=open(home + '/pid', 'w'))
+print(child.wait(), file=open(home + '/status', 'w'))";
+    let shell = "./work 0 & echo $! >~/pid; wait $!; echo $? >~/status";
+    let python = format!("python3 -c \"{python}\"");
+    for (signal, start, status) in
+        [("KILL", shell, "137"), ("TERM", shell, "143"), ("TERM", &python, "-15")]
+    {
         let mut bob = world.agent("bob").start(&format!(
-            "{start} waiter=$!; await kill; pkill -{signal} -f '[.]/work 0' || kill -{signal} $waiter
-             wait $waiter; echo $? >~/status; tell gone; await end; exit 1"
+            "({start}; tell gone) & await kill; kill -{signal} $(cat ~/pid); await end; exit 1"
         ));
         let waiting = bob.queues();
         assert_eq!(waiting.cause, "work 0");
@@ -231,8 +242,8 @@ open(sys.argv[2], 'w').write('%f %d' % (took, child.wait()))
 fn a_parent_that_waits_for_the_exec_is_not_held_up(world: &World) {
     set_up(world, &format!("{TEST}wait = '20s'\n"));
     world.cmd(["tee", "parent.py"]).stdin(PARENT).ok();
-    let mut alice = world.agent("alice").start("./work until end; exit 0");
-    eventually("it is held", || (!holders(world).is_empty()).then_some(()));
+    let mut alice = world.agent("alice").start("tell up; ./work until end; exit 0");
+    holds(world, &mut alice);
     let mut bob =
         world.agent("bob").start("python3 parent.py fork ~/took && tell done; await end; exit 0");
     bob.queues();
@@ -252,8 +263,8 @@ fn a_parent_that_waits_for_the_exec_is_not_held_up(world: &World) {
 
     // One that has been let go already can't be refused: it is ended.
     set_up(world, &format!("{TEST}wait = '1s'\n"));
-    let mut alice = world.agent("alice").start("rm ~/go-end; ./work until end; exit 0");
-    eventually("it is held", || (!holders(world).is_empty()).then_some(()));
+    let mut alice = world.agent("alice").start("rm ~/go-end; tell up; ./work until end; exit 0");
+    holds(world, &mut alice);
     let mut carol =
         world.agent("carol").start("python3 parent.py fork ~/took; tell done; await end; exit 0");
     carol.hears("done");
@@ -273,8 +284,8 @@ fn a_parent_that_waits_for_the_exec_is_not_held_up(world: &World) {
 
 fn a_shell_with_job_control_sees_no_stopped_job(world: &World) {
     set_up(world, &format!("{TEST}wait = '1m'\n"));
-    let mut alice = world.agent("alice").start("./work until end; exit 0");
-    eventually("it is held", || (!holders(world).is_empty()).then_some(()));
+    let mut alice = world.agent("alice").start("tell up; ./work until end; exit 0");
+    holds(world, &mut alice);
     let bash = world.agent("bob").cmd(&["bash", "--norc", "--noprofile", "-i"]);
     let mut bob = Terminal::start(bash.env("PS1", "prompt> "), 24, 80);
     bob.shows("prompt> ");
@@ -296,8 +307,9 @@ fn a_shell_with_job_control_sees_no_stopped_job(world: &World) {
 
 fn a_shared_unit_is_held_by_many(world: &World) {
     set_up(world, &format!("{TEST}mode = 'shared'\nwait = '1s'\n"));
-    let script = "./work until end & ./work until end & await over; wait; exit 0";
-    let agents = ["alice", "bob"].map(|name| world.agent(name).start(script));
+    let script = "tell up; ./work until end & ./work until end & await over; wait; exit 0";
+    let mut agents = ["alice", "bob"].map(|name| world.agent(name).start(script));
+    agents.iter_mut().for_each(|agent| agent.hears("up"));
     eventually("both hold it", || (holders(world).len() == 2).then_some(()));
     let both = |name: &str| {
         let home = world.home_of(name).expect("it runs");
@@ -317,8 +329,8 @@ fn a_new_daemon_is_asked_again(world: &World) {
     set_up(world, &format!("{TEST}wait = '1m'\n"));
     let mut alice = world
         .agent("alice")
-        .start("cd /tmp; $OLDPWD/work until end; tell worked; await over; exit 0");
-    eventually("it is held", || (!holders(world).is_empty()).then_some(()));
+        .start("tell up; cd /tmp; $OLDPWD/work until end; tell worked; await over; exit 0");
+    holds(world, &mut alice);
     let mut bob = world
         .agent("bob")
         .start("cp work /tmp; cd /tmp; ./work 0; echo $? >~/status; tell done; await over; exit 0");

@@ -95,6 +95,9 @@ fn read(thread: Pid, at: u64, to: &mut [u8]) -> Option<usize> {
     process_vm_readv(thread, &mut [IoSliceMut::new(to)], &[from]).ok()
 }
 
+/// Those who only wait for a command once they have started it. Some do with vfork.
+const SHELLS: [&str; 9] = ["ash", "bash", "busybox", "dash", "fish", "ksh", "mksh", "sh", "zsh"];
+
 /// A process that stands before an exec, or has been stopped after it.
 #[derive(Debug)]
 pub struct Caller {
@@ -144,7 +147,7 @@ impl Caller {
         // Both would take a stopped process for one that the user has stopped.
         let job_control =
             own.pgrp != parent.pgrp && own.session == parent.session && own.tty_nr != 0;
-        if job_control || is_init(&parent) {
+        if job_control || is_init(&parent) || SHELLS.contains(&parent.comm.as_str()) {
             return false;
         }
         sys::share_memory(self.pid, Pid::from_raw(own.ppid)) || self.has_closing_pipe()

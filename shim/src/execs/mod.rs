@@ -52,6 +52,8 @@ pub struct Execs {
     root: PathBuf,
     agent: AgentName,
     client: PatientClient,
+    /// Whom the processes belong to, if not to the caller.
+    run_as: Option<(u32, u32)>,
 }
 
 /// The threads. Dropped, they end, and the units of the run's processes are given back.
@@ -77,6 +79,7 @@ impl Execs {
             root: started.root.clone(),
             agent: started.agent.clone(),
             client,
+            run_as: started.run_as.filter(|_| nix::unistd::geteuid().is_root()),
         }))
     }
 
@@ -88,8 +91,12 @@ impl Execs {
         let (held, holding) = unbounded_channel();
         let (agent, client) = (self.agent.clone(), self.client.clone());
         let answering = listener.clone();
+        let run_as = self.run_as;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let holder = spawn("agentshim-hold", move || {
+            if let Some(Err(error)) = run_as.map(sys::be_taken_for) {
+                tracing::error!(%error, "named processes can't be followed");
+            }
             let (returned, returns) = unbounded_channel();
             let holder = Rc::new(Holder {
                 listener: answering,

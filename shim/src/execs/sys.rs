@@ -111,6 +111,20 @@ pub fn can_mark() -> bool {
     matches!(limit(Pid::from_raw(0), None), Ok(limit) if limit.rlim_max == libc::RLIM_INFINITY)
 }
 
+/// Has this thread, and those that it starts, be of `user` and `group` where it is asked whether
+/// processes of theirs may be marked. In all else it stays who it is. Root needs it where it is
+/// not allowed to change limits of others, as in most containers.
+pub fn be_taken_for((user, group): (u32, u32)) -> io::Result<()> {
+    const AS_IT_IS: u32 = u32::MAX;
+    for (call, id) in [(libc::SYS_setresgid, group), (libc::SYS_setresuid, user)] {
+        // SAFETY: these calls take numbers, and, unlike the library's, concern this thread alone.
+        if unsafe { libc::syscall(call, id, AS_IT_IS, AS_IT_IS) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Marks a process, and all that will come from it, with a number that is greater than the one
 /// that it has.
 ///
