@@ -16,6 +16,8 @@ in_both_worlds!(
     a_shared_unit_is_held_by_many,
     a_new_daemon_is_asked_again,
     another_architecture_finds_no_way_around,
+    agentctl_with_holds_a_unit_inside_a_run,
+    agentctl_with_holds_a_unit_outside_of_runs,
 );
 
 /// Notes when it begins and ends, and lasts as long as it is told.
@@ -231,13 +233,13 @@ fn a_child_that_was_left_behind_keeps_the_unit(world: &World) {
 }
 
 /// Starts `./work`, says how long that took, does something else, and says how it ended.
-const PARENT: &str = r#"
+const PARENT: &str = r"
 import subprocess, time, sys
 begun = time.monotonic()
-child = subprocess.Popen(['./work', '0'], close_fds=sys.argv[1] == 'fork')
+child = subprocess.Popen(['./work', '0'])
 took = time.monotonic() - begun
-open(sys.argv[2], 'w').write('%f %d' % (took, child.wait()))
-"#;
+open(sys.argv[1], 'w').write('%f %d' % (took, child.wait()))
+";
 
 fn a_parent_that_waits_for_the_exec_is_not_held_up(world: &World) {
     set_up(world, &format!("{TEST}wait = '20s'\n"));
@@ -245,7 +247,7 @@ fn a_parent_that_waits_for_the_exec_is_not_held_up(world: &World) {
     let mut alice = world.agent("alice").start("tell up; ./work until end; exit 0");
     holds(world, &mut alice);
     let mut bob =
-        world.agent("bob").start("python3 parent.py fork ~/took && tell done; await end; exit 0");
+        world.agent("bob").start("python3 parent.py ~/took && tell done; await end; exit 0");
     bob.queues();
     std::thread::sleep(Duration::from_millis(1500));
     let stopped = "grep -l '^State:.T' /proc/[0-9]*/status | wc -l";
@@ -266,7 +268,7 @@ fn a_parent_that_waits_for_the_exec_is_not_held_up(world: &World) {
     let mut alice = world.agent("alice").start("rm ~/go-end; tell up; ./work until end; exit 0");
     holds(world, &mut alice);
     let mut carol =
-        world.agent("carol").start("python3 parent.py fork ~/took; tell done; await end; exit 0");
+        world.agent("carol").start("python3 parent.py ~/took; tell done; await end; exit 0");
     carol.hears("done");
     let text = carol.kept("took");
     assert!(text.ends_with(" -14"), "SIGALRM: {text}");
@@ -309,7 +311,9 @@ fn a_shared_unit_is_held_by_many(world: &World) {
     set_up(world, &format!("{TEST}mode = 'shared'\nwait = '1s'\n"));
     let script = "tell up; ./work until end & ./work until end & await over; wait; exit 0";
     let mut agents = ["alice", "bob"].map(|name| world.agent(name).start(script));
-    agents.iter_mut().for_each(|agent| agent.hears("up"));
+    for agent in &mut agents {
+        agent.hears("up");
+    }
     eventually("both hold it", || (holders(world).len() == 2).then_some(()));
     let both = |name: &str| {
         let home = world.home_of(name).expect("it runs");
@@ -364,4 +368,47 @@ print(ctypes.CFUNCTYPE(ctypes.c_int)(at)())
     run("b80b000000cd80c3").exits(128 + 31);
     // mov eax, 0x40000208 (x32 execve); syscall; ret: -ENOSYS
     assert_eq!(run("b8080200400f05c3").exits(0).out().trim(), "-38");
+}
+
+fn agentctl_with_holds_a_unit_inside_a_run(world: &World) {
+    set_up(world, "");
+    let mut alice = world.agent("alice").start(
+        "tell up; agentctl with proc:test -- agentctl with proc:test -- ./work until end; tell worked
+         agentctl with proc:test -- ./work 0.3 & agentctl with proc:test -- ./work 0.3; wait
+         agentctl with proc:x -- sh -c 'exit 7'; echo $? >~/status
+         agentctl with proc:x -- sh -c 'kill -9 $$'; echo $? >>~/status
+         agentctl with proc:x -- ./nothing; echo $? >>~/status
+         agentctl with proc:x -- sh -c 'trap \"exit 5\" TERM; tell() { echo >~/told-$1; }; tell trap; while :; do sleep 0.02; done' & with=$!
+         until [ -e ~/told-trap ]; do sleep 0.02; done; kill -TERM $with; wait $with; echo $? >>~/status
+         tell done; await over; exit 0",
+    );
+    holds(world, &mut alice);
+    let busy =
+        world.agent("bob").run("agentctl with proc:test --wait 500ms -- echo never; exit $?");
+    let busy = busy.exits(5);
+    assert!(busy.out().is_empty(), "{busy}");
+    assert!(busy.err().contains("bob was refused proc:test (echo never) with EBUSY"), "{busy}");
+    alice.tells("end");
+    alice.hears("done");
+    assert_eq!(alice.kept("status"), "7\n137\n127\n5\n");
+    assert_eq!(times(&alice.kept("times")).len(), 3, "one after the other");
+    assert!(holders(world).is_empty());
+    alice.tells("over");
+    alice.finish().exits(0);
+}
+
+fn agentctl_with_holds_a_unit_outside_of_runs(world: &World) {
+    set_up(world, &format!("{TEST}wait = '500ms'\n"));
+    world.agent("alice").run("true").exits(0);
+    let with = world.cmd(["agentctl", "with", "proc:test", "--", "sleep", "60"]).start();
+    eventually("it is held", || (!holders(world).is_empty()).then_some(()));
+    let busy = world.agent("alice").run("./work 0; exit $?").exits(126);
+    assert!(busy.err().contains("has held proc:test"), "{busy}");
+    let again = world.cmd(["agentctl", "with", "proc:test", "--wait", "100ms", "--", "true"]).run();
+    let again = again.exits(5);
+    assert!(again.err().contains("held by another `agentctl with`"), "{again}");
+    with.signal("TERM");
+    with.finish().exits(143);
+    assert!(holders(world).is_empty());
+    world.agent("alice").run("./work 0").exits(0);
 }

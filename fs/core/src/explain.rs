@@ -50,6 +50,9 @@ fn way_out(state: &State, obstacle: &Obstacle) -> String {
     let running = state.live_run_of(agent).is_some();
     match (holds, running) {
         (false, _) => format!("It is {agent}'s turn first."),
+        (true, true) if matches!(unit, WorkUnit::Process(_)) => format!(
+            "It is free when what {agent} runs as {unit} has ended; `agentctl release {unit} --agent {agent}` frees it now."
+        ),
         (true, true) => format!(
             "It is free when {agent}'s run has ended and its changes are applied; `agentctl apply {agent}` does so now."
         ),

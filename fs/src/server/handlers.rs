@@ -95,7 +95,7 @@ pub(super) async fn claim(
         return Err(ServiceError::BadRequest("name at least one unit to claim".to_owned()));
     }
     let wait = wait.map(|wait| wait.0);
-    let (cause, origin) = (cause.map_or_else(|| "claim".to_owned(), in_one_line), Origin::Asked);
+    let (cause, origin) = (in_one_line(cause.as_deref().unwrap_or("claim")), Origin::Asked);
     let request = ClaimRequest { agent, units, mode, wait, cause, origin };
     let leases = context.service.claim(request).await?;
     Ok(Json(Claimed { leases }))
@@ -104,7 +104,7 @@ pub(super) async fn claim(
 /// A cause that is part of sentences, at most this long.
 const LONGEST_CAUSE: usize = 80;
 
-fn in_one_line(cause: String) -> String {
+fn in_one_line(cause: &str) -> String {
     let line: String = cause.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if line.chars().count() <= LONGEST_CAUSE {
         return line;

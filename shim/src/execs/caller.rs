@@ -130,9 +130,10 @@ impl Caller {
             let is_file = rustix::fs::FileType::from_raw_mode(found.st_mode).is_file();
             Ok(is_file && found.st_mode & 0o111 != 0)
         };
-        use rustix::io::Errno;
         // What can't be looked at may be there.
-        look().unwrap_or_else(|errno| !matches!(errno, Errno::NOENT | Errno::NOTDIR))
+        look().unwrap_or_else(|errno| {
+            !matches!(errno, rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR)
+        })
     }
 
     /// Whether its parent may do nothing else until the exec has happened, so that it is better

@@ -26,7 +26,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, sleep_until, timeout};
 
 /// How long a parent that waits for the exec is made to wait.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How often a process that was stopped is looked at: whether it shall end.
 const LOOK: Duration = Duration::from_millis(50);
@@ -108,26 +108,29 @@ impl Holder {
         };
         match self.wait(&exec, &caller, &needed, &mut slots).await {
             Ok(Outcome::Granted { stopped }) => {
-                let begun = Instant::now();
-                if let Err(error) = sys::mark(caller.pid, tree) {
-                    tracing::warn!(%error, command = exec.command, "a named process can't be followed");
-                }
-                tracing::info!(
-                    pid = caller.pid.as_raw(),
-                    command = exec.command,
-                    "a named process begins"
-                );
-                if stopped {
-                    caller.resume()
-                } else {
-                    self.listener.let_go(exec.id)
-                }
+                self.begin(&exec, &caller, tree, stopped);
                 self.until_fallen(tree, caller.process, &namespace).await;
-                drop(slots);
-                let took = begun.elapsed();
-                tracing::info!(?took, command = exec.command, "a named process has ended");
+                tracing::info!(command = exec.command, "a named process has ended");
             }
-            Ok(Outcome::Gone) | Err(_) => {}
+            Ok(Outcome::Gone) => {}
+            Err(error) => {
+                tracing::error!(%error, command = exec.command, "a named process can't be held");
+                self.listener.refuse(exec.id, Errno::EAGAIN);
+            }
+        }
+    }
+
+    /// Marks the process and lets it run.
+    fn begin(&self, exec: &Exec, caller: &Caller, tree: TreeId, stopped: bool) {
+        let (pid, command) = (caller.pid.as_raw(), &exec.command);
+        if let Err(error) = sys::mark(caller.pid, tree) {
+            tracing::warn!(%error, pid, command, "a named process can't be followed");
+        }
+        tracing::info!(pid, command, "a named process begins");
+        if stopped {
+            caller.resume();
+        } else {
+            self.listener.let_go(exec.id);
         }
     }
 
@@ -308,12 +311,11 @@ impl Holder {
     /// Gives a unit back, to a daemon that may be another one by now.
     async fn give_back(&self, unit: WorkUnit) {
         let request = ReleaseUnit { agent: Some(self.agent.clone()), unit: unit.clone() };
-        loop {
-            match self.client.release(&request).await {
-                Err(ApiError::NoDaemon(_) | ApiError::Transport(_)) => sleep(TRY_AGAIN).await,
-                // Not held: it never was, or the operator has taken it.
-                Ok(_) | Err(_) => break,
-            }
+        // Any other refusal: it never was held, or the operator has taken it.
+        while let Err(ApiError::NoDaemon(_) | ApiError::Transport(_)) =
+            self.client.release(&request).await
+        {
+            sleep(TRY_AGAIN).await;
         }
         self.units.borrow_mut().gone(&unit);
         self.changed.notify_waiters();
