@@ -397,7 +397,7 @@ pub struct ClaimUnits {
     #[serde(default)]
     pub wait: Option<Span>,
     /// What claims them, for sentences, such as a command; none for "claim".
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
 }
 
