@@ -4,7 +4,7 @@
 //! where that process is gone fails with ENOSYS, while the sandbox dies.
 
 use crate::error::SandboxError;
-use std::io;
+use nix::errno::Errno;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// This program's architecture as the kernel calls it in a filter.
@@ -32,8 +32,7 @@ pub fn install() -> Result<OwnedFd, SandboxError> {
     // SAFETY: the program outlives the call, which copies it, and its length is that of the array.
     let fd = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) };
     if fd < 0 {
-        let error = io::Error::last_os_error();
-        return Err(SandboxError::Seccomp(format!("named processes: {error}")));
+        return Err(SandboxError::ProcessesUnseen(Errno::last()));
     }
     // SAFETY: the kernel has just made this descriptor for us and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })

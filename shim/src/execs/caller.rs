@@ -206,7 +206,7 @@ impl Caller {
         let Ok(status) = process.status() else { return };
         if (status.sigpnd | status.shdpnd) & !(status.sigblk | status.sigign) & DEADLY != 0 {
             self.resume();
-        } else if !status.state.starts_with(['T', 'Z', 'X']) {
+        } else if !status.state.starts_with(['T', 't', 'Z', 'X']) {
             self.signal(rustix::process::Signal::STOP);
         }
     }
