@@ -10,6 +10,7 @@ in_both_worlds!(
     what_a_named_process_starts_is_not_held_again,
     a_wait_ends_with_ebusy_and_a_line,
     a_held_process_that_is_killed_leaves_the_queue,
+    a_shim_that_dies_takes_its_held_processes_along,
     a_child_that_was_left_behind_keeps_the_unit,
     a_parent_that_waits_for_the_exec_is_not_held_up,
     a_shell_with_job_control_sees_no_stopped_job,
@@ -209,6 +210,20 @@ print(child.wait(), file=open(home + '/status', 'w'))";
         }
     }
     assert_eq!(holders(world).len(), 1, "the holder has not noticed");
+    alice.tells("end");
+    alice.finish().exits(0);
+}
+
+fn a_shim_that_dies_takes_its_held_processes_along(world: &World) {
+    set_up(world, &format!("{TEST}wait = '5m'\n"));
+    let mut alice = world.agent("alice").start("tell up; ./work until end; exit 0");
+    holds(world, &mut alice);
+    let mut bob = world.agent("bob").start("./work marked-as-bobs; exit 0");
+    bob.queues();
+    bob.signal("KILL");
+    bob.finish().exits(137);
+    promptly("its claim is gone", || world.queue().is_empty().then_some(()));
+    eventually("it is gone", || (!world.has_process("marked-as-bobs")).then_some(()));
     alice.tells("end");
     alice.finish().exits(0);
 }

@@ -61,7 +61,7 @@ pub struct Exec {
     pub units: Vec<(WorkUnit, Mode, Duration)>,
 }
 
-/// All that the exec's of a run have in common.
+/// All that the execs of a run have in common.
 pub struct Holder {
     pub listener: Arc<Listener>,
     pub client: PatientClient,
@@ -89,10 +89,11 @@ struct Refusal(String);
 impl Holder {
     /// Holds the exec until it is decided, and its units until all that came from it has ended.
     pub async fn hold(self: Rc<Self>, exec: Exec) {
-        let caller = Caller::of(exec.thread).ok();
-        // Else its number may be another's by now.
-        let Some(caller) = caller.filter(|_| self.listener.still_waits(exec.id)) else {
-            return self.listener.let_go(exec.id);
+        let caller = match Caller::of(exec.thread) {
+            // Else its number may be another's by now, and nobody waits for an answer.
+            Ok(caller) if self.listener.still_waits(exec.id) => caller,
+            Ok(_) => return,
+            Err(error) => return self.fail(&exec, &error),
         };
         let inside = sys::mark_of(caller.pid);
         let is_needed =
@@ -104,7 +105,7 @@ impl Holder {
         let tree = self.units.borrow_mut().plant(inside, &exec.command, Instant::now());
         let mut slots = Slots { holder: self.clone(), tree, units: Vec::new() };
         let Some(namespace) = caller::pid_namespace(caller.pid) else {
-            return self.listener.let_go(exec.id);
+            return self.fail(&exec, &io::ErrorKind::NotFound.into());
         };
         match self.wait(&exec, &caller, &needed, &mut slots).await {
             Ok(Outcome::Granted { stopped }) => {
@@ -113,11 +114,14 @@ impl Holder {
                 tracing::info!(command = exec.command, "a named process has ended");
             }
             Ok(Outcome::Gone) => {}
-            Err(error) => {
-                tracing::error!(%error, command = exec.command, "a named process can't be held");
-                self.listener.refuse(exec.id, Errno::EAGAIN);
-            }
+            Err(error) => self.fail(&exec, &error),
         }
+    }
+
+    /// What can't be held must not run: there may be no descriptors left. Or it has ended.
+    fn fail(&self, exec: &Exec, error: &io::Error) {
+        tracing::error!(%error, command = exec.command, "a named process can't be held");
+        self.listener.refuse(exec.id, Errno::EAGAIN);
     }
 
     /// Marks the process and lets it run.

@@ -114,7 +114,9 @@ impl Execs {
         let heard = Heard { rules: self.rules.clone(), root: self.root.clone(), held };
         let listens = spawn("agentshim-execs", move || {
             if let Err(error) = heard.listen(&listener, &stopped) {
-                tracing::error!(%error, "execs can't be heard of any more");
+                // No exec would ever go on again.
+                anstream::eprintln!("agentshim: execs can't be heard of any more: {error}");
+                std::process::exit(125);
             }
         })?;
         Ok(Watch { stop: Some(stop), threads: vec![listens, holder] })
@@ -212,8 +214,9 @@ impl Heard {
         if !concerns(&self.rules, root, &program) {
             return None;
         }
-        let arguments = caller::arguments(exec)?;
-        let cwd = caller::working_directory(exec.thread)?;
+        // A program may be executed without any, not even its name.
+        let arguments = caller::arguments(exec).unwrap_or_default();
+        let cwd = caller::working_directory(exec.thread).unwrap_or_default();
         let command = Invocation { program: &program, arguments: &arguments, cwd: &cwd };
         let units: Vec<_> = named(&self.rules, root, command)
             .into_iter()

@@ -54,7 +54,8 @@ impl Listener {
         }
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
-            Some(libc::ENOENT | libc::EINTR) => Ok(None),
+            // The last: nobody is left who could exec.
+            Some(libc::ENOENT | libc::EINTR | libc::ENOTCONN) => Ok(None),
             _ => Err(error),
         }
     }
