@@ -110,7 +110,7 @@ fn two_trees_of_one_run_do_not_overlap_either(world: &World) {
 
     set_up(world, &format!("{TEST}wait = '500ms'\n"));
     let mut alice = world.agent("alice").start(
-        "./work until first & until grep -q begin ~/times; do sleep 0.02; done
+        "rm ~/times; ./work until first & until grep -qs begin ~/times; do sleep 0.02; done
          ./work 0; echo $? >~/status; tell refused; await first; wait; exit 0",
     );
     alice.hears("refused");
