@@ -262,7 +262,7 @@ fn units_are_relative_to_where_the_user_stands() {
         assert_eq!(ended.code, 0, "{ended:?}");
         let request = daemon.requests().pop().unwrap();
         let body: Value = serde_json::from_str(request.split_once("claims ").unwrap().1).unwrap();
-        body["units"][0].as_str().unwrap().to_owned()
+        body["wants"][0].as_str().unwrap().to_owned()
     };
     assert_eq!(claimed("src", "new.rs"), "src/new.rs");
     assert_eq!(claimed("src", "api"), "src/api/", "an existing directory needs no slash");
@@ -296,7 +296,7 @@ fn a_claim_says_how_and_for_whom() {
     assert_eq!(
         requests,
         [
-            r#"POST /v1/claims {"agent":"alice","units":["src/","proc:x"],"mode":"shared","wait":"1500ms"}"#,
+            r#"POST /v1/claims {"agent":"alice","wants":["shared src/","shared proc:x"],"wait":"1500ms"}"#,
             r#"POST /v1/release {"agent":null,"unit":"src/"}"#,
             r#"POST /v1/release {"agent":null,"unit":"proc:x"}"#,
         ]

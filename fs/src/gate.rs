@@ -18,6 +18,8 @@ pub struct Intent {
     pub units: Vec<WorkUnit>,
     /// The paths whose entries the operation replaces, and whose version therefore counts (G2).
     pub paths: Vec<RelPath>,
+    /// For a rename: the path that gets another name, and that name.
+    pub moves: Option<(RelPath, RelPath)>,
 }
 
 /// Who asks, as the kernel names it: the thread whose system call waits.
@@ -67,9 +69,12 @@ pub enum Refusal {
     /// Base has a version that this run has not read.
     #[error("changed since this run read it")]
     Stale,
-    /// The run may not write it without a claim.
+    /// The run may not write it without a claim, or not at all.
     #[error("not claimed")]
     Denied,
+    /// The policy lets nobody write it.
+    #[error("read-only by the policy")]
+    ReadOnly,
     /// The process that waited is gone or has a signal to take.
     #[error("interrupted")]
     Interrupted,
@@ -103,6 +108,9 @@ pub trait Gate: Send + Sync + 'static {
     /// Asks for `intent`; `answer` is called at most once, from another thread. If the owner has
     /// ended it is dropped, which must answer whoever waits with an error.
     fn ask(&self, intent: Intent, requester: Requester, answer: Answer);
+
+    /// Whether the policy lets the agent read the file `path`.
+    fn may_read(&self, path: &RelPath) -> bool;
 
     /// The run has opened `path` for reading and sees the version that the view shows now; `seen`
     /// is that version, if it is base's.

@@ -7,6 +7,10 @@ use procfs::process::{Process, Status};
 /// The mark of the process `pid`; none if there is no such process.
 pub fn mark(pid: u32) -> Option<ProcessMark> {
     let stat = Process::new(i32::try_from(pid).ok()?).and_then(|process| process.stat()).ok()?;
+    // One that has ended keeps its number until its parent has heard of it.
+    if matches!(stat.state, 'Z' | 'X') {
+        return None;
+    }
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     Some(ProcessMark { pid, started: stat.starttime, boot: boot.trim().to_owned() })
 }

@@ -1,7 +1,8 @@
 //! The command line.
 
-use agentfs_core::AgentName;
 use agentfs_core::config::{Span, Unclaimed};
+use agentfs_core::locks::Priority;
+use agentfs_core::{AgentName, RunId};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::io;
@@ -59,14 +60,35 @@ pub struct Run {
     /// The agent's name; a free short name if none is given
     #[arg(long, value_name = "NAME")]
     pub agent: Option<AgentName>,
-    /// What to hold before the command starts: src/a.rs, src/api/, proc:build, res:port-8080
+    /// What to hold before the command starts: src/a.rs, src/api/, proc:build, res:port-8080,
+    /// "shared docs/"
     #[arg(long = "claim", value_name = "UNIT")]
     pub claims: Vec<String>,
+    /// What it declares (see `agentctl plan schema`); the units of all steps are held before it
+    /// starts
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub plan: Option<PathBuf>,
+    /// How much it matters beside others; else what the plan says
+    #[arg(long, value_name = "low|normal|high")]
+    pub priority: Option<Priority>,
+    /// Start only when this run has ended
+    #[arg(long, value_name = "RUN")]
+    pub after: Vec<RunId>,
+    /// Start only when this run has ended and its command exited with 0
+    #[arg(long, value_name = "RUN")]
+    pub after_success: Vec<RunId>,
+    /// The live run that it works for: what that one holds is not in its way
+    #[arg(long, value_name = "RUN")]
+    pub parent: Option<RunId>,
+    /// How long to wait before it starts, such as 10m; else as long as it takes
+    #[arg(long, value_name = "SPAN")]
+    pub start_within: Option<Span>,
     /// How long a write may wait for what another agent holds, such as 90s
     #[arg(long, value_name = "SPAN")]
     pub wait: Option<Span>,
-    /// What a write meets that nobody holds: it is claimed at once, or refused
-    #[arg(long, value_name = "claim|deny", value_parser = unclaimed)]
+    /// What a write meets that nobody holds: it is claimed at once, refused, or the operator is
+    /// asked
+    #[arg(long, value_name = "claim|deny|ask", value_parser = unclaimed)]
     pub unclaimed: Option<Unclaimed>,
     /// Write the summary as JSON
     #[arg(long)]
@@ -107,7 +129,8 @@ fn unclaimed(text: &str) -> Result<Unclaimed, String> {
     match text {
         "claim" => Ok(Unclaimed::Claim),
         "deny" => Ok(Unclaimed::Deny),
-        _ => Err("say claim or deny".to_owned()),
+        "ask" => Ok(Unclaimed::Ask),
+        _ => Err("say claim, deny or ask".to_owned()),
     }
 }
 

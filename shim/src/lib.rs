@@ -17,6 +17,7 @@ pub mod execs;
 pub mod keeper;
 pub mod plan;
 pub mod probe;
+mod queue;
 pub mod run;
 pub mod sandbox;
 pub mod signals;

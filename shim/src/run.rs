@@ -9,15 +9,17 @@ use crate::plan::{Plan, Stdio};
 use crate::sandbox::{Ended, Sandbox};
 use crate::signals::{Interrupted, Signals};
 use crate::spec::{Spec, SpecError};
-use crate::{summary, terminal};
-use agentfs_api::types::{EndRun, RunSummary, StartRun, StartedRun, Unmounted};
+use crate::{queue, summary, terminal};
+use agentfs_api::types::{After, EndRun, RunSummary, StartRun, StartedRun, Unmounted};
 use agentfs_api::{ApiError, Client, LocateError, Workspace};
 use agentfs_core::machine::Exit;
+use agentfs_core::plan::Plan as Declared;
 use agentfs_core::unit::InvalidUnit;
-use agentfs_core::{RelPath, RunId, WorkUnit};
+use agentfs_core::{RelPath, RunId, Want};
 use nix::errno::Errno;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -61,6 +63,14 @@ pub enum RunError {
         claim: String,
         /// The workspace.
         root: PathBuf,
+    },
+    /// A plan that is none.
+    #[error("{} is no plan: {why}; `agentctl plan schema` says what one looks like", path.display())]
+    Plan {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
     },
     /// A description that is none.
     #[error("{} does not describe a sandbox: {why}", path.display())]
@@ -128,18 +138,20 @@ pub fn run(args: Run) -> Result<ExitCode, RunError> {
         agent: args.agent,
         argv: args.argv.iter().map(|arg| arg.to_string_lossy().into_owned()).collect(),
         claims: claims(&args.claims, &workspace, &cwd)?,
+        plan: args.plan.as_deref().map(read_plan).transpose()?,
+        priority: args.priority,
+        after: after(&args.after, &args.after_success),
+        parent: args.parent,
+        start_within: args.start_within,
         unclaimed: args.unclaimed,
         wait: args.wait,
         pid: std::process::id(),
     };
     let place = workspace.clone();
+    let tells = !args.quiet;
     // The daemon may take as long as the queue is; Ctrl-C must end that.
     let (client, started) = signals
-        .unless_interrupted(move || -> Result<_, ApiError> {
-            let client = Client::connect_or_start(&place)?;
-            let started = client.start_run(&request)?;
-            Ok((client, started))
-        })
+        .unless_interrupted(move || queue::start(&place, &request, tells))
         .map_err(|Interrupted(signal)| RunError::Interrupted(signal))??;
     if !args.quiet {
         anstream::eprintln!("{}", summary::start(&started));
@@ -285,21 +297,34 @@ fn status_of(exit: Exit) -> u8 {
 }
 
 /// Work units as the user names them: paths from where the user stands.
-fn claims(texts: &[String], workspace: &Workspace, cwd: &Path) -> Result<Vec<WorkUnit>, RunError> {
+fn claims(texts: &[String], workspace: &Workspace, cwd: &Path) -> Result<Vec<Want>, RunError> {
     texts.iter().map(|text| claim(text, workspace, cwd)).collect()
 }
 
-fn claim(text: &str, workspace: &Workspace, cwd: &Path) -> Result<WorkUnit, RunError> {
-    let locate = |_: &[u8]| {
+fn claim(text: &str, workspace: &Workspace, cwd: &Path) -> Result<Want, RunError> {
+    let locate = |typed: &[u8]| {
         let outside =
             || RunError::ClaimOutside { claim: text.to_owned(), root: workspace.root.clone() };
-        workspace.relative(cwd, Path::new(text)).ok_or_else(outside)
+        workspace.relative(cwd, Path::new(OsStr::from_bytes(typed))).ok_or_else(outside)
     };
     let is_dir = |path: &RelPath| {
         let on_disk = workspace.root.join(path.to_path_buf());
         on_disk.symlink_metadata().is_ok_and(|entry| entry.is_dir())
     };
-    WorkUnit::typed(text.as_bytes(), locate, is_dir)
+    Want::typed(text.as_bytes(), locate, is_dir)
+}
+
+/// The plan in a file.
+fn read_plan(path: &Path) -> Result<Declared, RunError> {
+    let wrong = |why: String| RunError::Plan { path: path.to_owned(), why };
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    Declared::parse(&text).map_err(|error| wrong(error.to_string()))
+}
+
+/// The runs that have to end first.
+fn after(ended: &[RunId], succeeded: &[RunId]) -> Vec<After> {
+    let ended = ended.iter().map(|run| After { run: *run, succeeded: false });
+    ended.chain(succeeded.iter().map(|run| After { run: *run, succeeded: true })).collect()
 }
 
 #[cfg(test)]
@@ -313,7 +338,7 @@ mod tests {
     #[test]
     fn claims_are_named_from_where_the_user_stands() {
         let claimed = |cwd: &str, text: &str| {
-            claim(text, &workspace(), Path::new(cwd)).map(|unit| unit.to_string())
+            claim(text, &workspace(), Path::new(cwd)).map(|want| want.to_string())
         };
         assert_eq!(claimed("/w", "src/a.rs").unwrap(), "src/a.rs");
         assert_eq!(claimed("/w/src", "a.rs").unwrap(), "src/a.rs");
@@ -321,6 +346,7 @@ mod tests {
         assert_eq!(claimed("/w/src", "/w/x").unwrap(), "x");
         assert_eq!(claimed("/w", ".").unwrap(), "./");
         assert_eq!(claimed("/w/src", "proc:build").unwrap(), "proc:build");
+        assert_eq!(claimed("/w/src", "shared a.rs").unwrap(), "shared src/a.rs");
         let error = claimed("/w/src", "../../x").unwrap_err().to_string();
         assert_eq!(error, "\"../../x\" is outside the workspace /w; claim a path in it");
     }

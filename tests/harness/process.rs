@@ -2,6 +2,8 @@
 
 use crate::poll::{DEADLINE, eventually};
 use crate::world::World;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -179,6 +181,11 @@ impl Running<'_> {
     /// Sends it a signal, such as `"TERM"`.
     pub fn signal(&self, signal: &str) {
         self.world.signal(self.pid(), signal);
+        if signal == "CONT" {
+            // `nsenter` stops with what it has started, and goes on only when it is told to.
+            let nsenter = Pid::from_raw(self.child.id().cast_signed());
+            kill(nsenter, Signal::SIGCONT).expect("the signal can be sent");
+        }
     }
 
     /// What it has written to standard output so far.

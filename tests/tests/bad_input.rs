@@ -186,7 +186,7 @@ fn a_wrong_command_line_is_a_usage_error(world: &World) {
         ("agentshim", "run", "CMD"),
         ("agentshim", "run --agent A!B -- true", "is no agent name"),
         ("agentshim", "run --wait soon -- true", "is no length of time"),
-        ("agentshim", "run --unclaimed maybe -- true", "claim or deny"),
+        ("agentshim", "run --unclaimed maybe -- true", "claim, deny or ask"),
     ];
     for (program, arguments, words) in lines {
         let code = if program == "agentshim" { 125 } else { 2 };

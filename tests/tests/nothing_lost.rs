@@ -8,6 +8,8 @@ use std::fs;
 
 in_both_worlds!(
     what_is_written_while_it_is_applied_is_never_lost,
+    what_children_write_until_they_are_killed_is_published,
+    what_is_open_when_the_run_ends_is_kept,
     a_file_that_was_rewritten_with_the_same_bytes_is_no_pending_change,
     a_new_ignore_rule_hides_no_work_of_others,
     directories_alone_are_work_too,
@@ -85,6 +87,62 @@ fn what_is_written_while_it_is_applied_is_never_lost(world: &World) {
     assert_eq!(world.base("saved.txt"), last);
     assert_eq!(world.base("every.txt"), every);
     assert!(world.recover().is_empty() && world.locks().is_empty());
+}
+
+fn what_children_write_until_they_are_killed_is_published(world: &World) {
+    let alice = world.agent("alice").run(
+        r#"trap '' HUP TERM
+        exec 3>>src/a.txt
+        write() { i=0; while :; do i=$((i + 1)); "$@" $i && echo $i >~/$1; done; }
+        held() { echo $1 >&3; }
+        opened() { echo $1 >>src/b.txt; }
+        made() { mkdir -p d$1 && echo $1 >d$1/made; }
+        write held & write opened & write made &
+        until [ -s ~/held ] && [ -s ~/opened ] && [ -s ~/made ]; do sleep 0.02; done
+        exit 0"#,
+    );
+    let home = world.home_of("alice").expect("she has a home");
+    let last = |kind: &str| -> usize {
+        let text = fs::read_to_string(home.join(kind)).expect("it has counted");
+        // It may have been killed between making the file empty and writing to it.
+        text.trim().parse().unwrap_or(1)
+    };
+    let alice = alice.exits(0);
+    assert!(alice.err().contains("applied"), "{alice}");
+    assert!(world.base("src/a.txt").lines().count() > last("held"), "one line was there before");
+    assert!(world.base("src/b.txt").lines().count() > last("opened"));
+    assert_eq!(world.base(&format!("d{0}/made", last("made"))), format!("{}\n", last("made")));
+    assert!(world.recover().is_empty() && world.locks().is_empty());
+}
+
+fn what_is_open_when_the_run_ends_is_kept(world: &World) {
+    // With changes of its own that could be published, and without.
+    for (turn, script) in ["true", "echo alice >new.txt"].into_iter().enumerate() {
+        let mut alice =
+            world.agent("alice").start(&format!("{script}; tell done{turn}; await end{turn}"));
+        alice.hears(&format!("done{turn}"));
+        let file = |name: &str| world.home().join(format!("{name}{turn}"));
+        let writer = world
+            .sh(r#"exec 3<>"$VIEW/src/a.txt"; : >"$OPENED"
+                until [ -e "$GO" ]; do sleep 0.02; done; echo "late$TURN" >&3"#)
+            .env("VIEW", world.view("alice").display().to_string())
+            .env("OPENED", file("opened").display().to_string())
+            .env("GO", file("go").display().to_string())
+            .env("TURN", turn.to_string())
+            .start();
+        eventually("it is open", || file("opened").exists().then_some(()));
+        alice.tells(&format!("end{turn}"));
+        let alice = alice.finish().exits(0);
+        let said = "pending: src/a.txt was still open for writing when the run ended";
+        assert!(alice.err().contains(said), "{alice}");
+        fs::write(file("go"), "").expect("it can be told");
+        writer.finish().exits(0);
+        assert_eq!(world.seen_by("alice", "src/a.txt"), format!("late{turn}\n"));
+        world.apply("alice");
+        assert_eq!(world.base("src/a.txt"), format!("late{turn}\n"));
+        assert_eq!(world.repo().join("new.txt").exists(), turn == 1);
+        assert!(world.recover().is_empty() && world.locks().is_empty());
+    }
 }
 
 fn a_file_that_was_rewritten_with_the_same_bytes_is_no_pending_change(world: &World) {

@@ -30,8 +30,8 @@ fn a_claim_by_echo_makes_another_wait_until_the_release(world: &World) {
         .start("echo shared src/a.txt >.agentfs/claim && tell has; await end; exit 0");
     let waiting = bob.queues();
     assert_eq!(
-        (waiting.units[0].to_string().as_str(), waiting.cause.as_str()),
-        ("src/a.txt", "claim")
+        (waiting.wants[0].to_string().as_str(), waiting.cause.as_str()),
+        ("shared src/a.txt", "claim")
     );
     assert!(!bob.has_told("has"));
     alice.tells("release");

@@ -41,7 +41,7 @@ fn two_agents_edit_the_same_file_and_both_changes_are_there(world: &World) {
     let waiting = eventually("bob waits for calc.py", || {
         world.queue().into_iter().find(|one| one.agent.as_str() == "bob")
     });
-    let wanted: Vec<String> = waiting.units.iter().map(ToString::to_string).collect();
+    let wanted: Vec<String> = waiting.wants.iter().map(ToString::to_string).collect();
     assert_eq!(wanted, ["calc.py"]);
     assert_eq!(waiting.blockers[0].agent.as_str(), "alice");
     model.go();

@@ -63,9 +63,9 @@ fn the_second_writer_waits_and_goes_on_after_the_apply(world: &World) {
     let mut bob = world.agent("bob").start("echo bob >>shared.txt && tell wrote; exit 0");
 
     let waiting = bob.queues();
-    assert_eq!(waiting.units.iter().map(ToString::to_string).collect::<Vec<_>>(), ["shared.txt"]);
+    assert_eq!(waiting.wants.iter().map(ToString::to_string).collect::<Vec<_>>(), ["shared.txt"]);
     assert_eq!(waiting.position, 1);
-    assert_eq!(waiting.deadline.since(waiting.since), Duration::from_mins(1));
+    assert_eq!(waiting.deadline.expect("it has one").since(waiting.since), Duration::from_mins(1));
     let [blocker] = waiting.blockers.as_slice() else { panic!("one is in the way: {waiting:?}") };
     assert_eq!((blocker.agent.as_str(), blocker.holds), ("alice", true));
     assert!(blocker.since > Timestamp::default() && blocker.since <= waiting.since);
@@ -121,7 +121,7 @@ fn the_wait_ends_at_its_deadline(world: &World) {
         "echo bob >>shared.txt; echo $? >~/status; cat .agentfs/explain >~/why; tell refused; await end; exit 1",
     );
     let waiting = bob.queues();
-    assert_eq!(waiting.deadline.since(waiting.since), Duration::from_secs(2));
+    assert_eq!(waiting.deadline.expect("it has one").since(waiting.since), Duration::from_secs(2));
     assert_eq!(world.seen_by("bob", "shared.txt"), "one\n", "reading never waits");
     bob.hears("refused");
     assert_ne!(bob.kept("status").trim(), "0");
@@ -243,7 +243,8 @@ fn a_run_waits_for_its_claims_before_it_starts(world: &World) {
     let mut alice =
         world.agent("alice").flags("--claim src/").start("tell again; await enough; exit 0");
     alice.hears("again");
-    let refused = world.agent("carol").flags("--claim src/a.txt --wait 1s").run("echo never");
+    let refused =
+        world.agent("carol").flags("--claim src/a.txt --start-within 1s").run("echo never");
     let refused = refused.exits(125);
     assert!(refused.out().is_empty() && refused.err().contains("src/a.txt"), "{refused}");
     alice.tells("enough");

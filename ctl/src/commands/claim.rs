@@ -7,7 +7,7 @@ use crate::session::Session;
 use crate::{output, report, units};
 use agentfs_api::types::ClaimUnits;
 use agentfs_core::config::Span;
-use agentfs_core::{AgentName, Mode};
+use agentfs_core::{AgentName, Mode, Want};
 use std::ffi::OsString;
 
 /// Claim work units, all or none, and wait for them if others hold them
@@ -34,14 +34,10 @@ pub struct Claim {
 impl Run for Claim {
     fn run(self, global: &Global) -> Result<(), Error> {
         let session = Session::open(global)?;
-        let units = self.units.iter().map(|typed| session.unit(typed));
-        let request = ClaimUnits {
-            agent: self.agent,
-            units: units.collect::<Result<_, _>>()?,
-            mode: if self.shared { Mode::Shared } else { Mode::Exclusive },
-            wait: self.wait,
-            cause: None,
-        };
+        let mode = if self.shared { Mode::Shared } else { Mode::Exclusive };
+        let wants = self.units.iter().map(|typed| Ok(Want { unit: session.unit(typed)?, mode }));
+        let wants = wants.collect::<Result<_, Error>>()?;
+        let request = ClaimUnits { agent: self.agent, wants, wait: self.wait, cause: None };
         let claimed = session.client.claim(&request)?;
         output::show(global, &claimed, |claimed, page| {
             report::locks::claimed(&claimed.leases, page)

@@ -9,7 +9,7 @@ use crate::units;
 use agentfs_api::types::{ClaimUnits, Lock, ReleaseUnit, SOCKET_VARIABLE};
 use agentfs_api::{ApiError, Client};
 use agentfs_core::config::Span;
-use agentfs_core::{Mode, WorkUnit};
+use agentfs_core::{Mode, Want, WorkUnit};
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -134,8 +134,7 @@ impl<'s> Held<'s> {
         let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
         let request = ClaimUnits {
             agent: None,
-            units: needed.to_vec(),
-            mode,
+            wants: needed.iter().map(|unit| Want { unit: unit.clone(), mode }).collect(),
             wait: Some(Span(deadline.saturating_duration_since(Instant::now()))),
             cause: Some(words.join(" ")),
         };

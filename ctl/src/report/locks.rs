@@ -1,7 +1,7 @@
 //! Leases and the queue.
 
 use super::agents::or_dash;
-use super::{Page, finished, table, time, units};
+use super::{Page, finished, table, time};
 use agentfs_api::types::{Blocker, Lock, Waiting};
 
 /// All leases, one a line.
@@ -24,18 +24,28 @@ pub fn locks(locks: &[Lock], page: &Page) -> String {
 
 /// All claims that wait, one a line.
 pub fn queue(queue: &[Waiting], page: &Page) -> String {
-    let headings = ["POSITION", "AGENT", "WANTS", "MODE", "BEHIND", "SINCE", "GIVES UP", "CAUSE"];
+    let headings =
+        ["CLAIM", "POSITION", "AGENT", "WANTS", "BEHIND", "SINCE", "ABOUT", "GIVES UP", "CAUSE"];
     let mut table = table(page, &headings);
     for claim in queue {
-        let behind: Vec<String> = claim.blockers.iter().map(blocker).collect();
+        let mut behind: Vec<String> = claim.blockers.iter().map(blocker).collect();
+        if claim.asks {
+            behind.insert(0, "the operator is asked".to_owned());
+        } else if behind.is_empty() && claim.process.is_some() {
+            behind.push("its turn".to_owned());
+        }
+        let wants: Vec<String> = claim.wants.iter().map(ToString::to_string).collect();
+        let estimate = claim.estimate.map(|left| agentfs_core::explain::span(left.0));
+        let deadline = claim.deadline.map(|deadline| time::until(page, deadline));
         table.add_row([
+            claim.claim.to_string(),
             claim.position.to_string(),
             claim.agent.to_string(),
-            units(&claim.units),
-            claim.mode.to_string(),
+            or_dash((!wants.is_empty()).then(|| wants.join(", "))),
             behind.join(", "),
             time::ago(page, claim.since),
-            time::until(page, claim.deadline),
+            or_dash(estimate),
+            or_dash(deadline),
             super::printable(&claim.cause).into_owned(),
         ]);
     }
@@ -102,19 +112,24 @@ mod tests {
         let claim = Waiting {
             claim: ClaimId(1),
             position: 2,
-            units: vec!["src/a.rs".parse().unwrap(), "src/b.rs".parse().unwrap()],
-            mode: Mode::Exclusive,
+            wants: vec!["src/a.rs".parse().unwrap(), "shared src/b.rs".parse().unwrap()],
             agent: "carol".parse().unwrap(),
             run: Some(RunId(9)),
             blockers: vec![blocker("alice", true), blocker("bob", false)],
             since: seconds(990),
-            deadline: seconds(1_050),
+            deadline: Some(seconds(1_050)),
             cause: "open".to_owned(),
+            asks: false,
+            process: None,
+            estimate: Some(agentfs_core::config::Span(std::time::Duration::from_secs(40))),
+            why: vec![],
         };
         let text = plain(&queue(&[claim], &page()));
         for part in [
             "carol",
-            "src/a.rs, src/b.rs",
+            "c1",
+            "src/a.rs, shared src/b.rs",
+            "40s",
             "alice holds src/, bob waits for src/",
             "10s ago",
             "in 50s",

@@ -2,12 +2,13 @@
 
 use crate::locate::{LocateError, Workspace};
 use crate::types::{
-    Agent, ClaimUnits, Claimed, Diff, EndRun, ErrorBody, ErrorCode, Explanation, Lock, LogEntry,
-    Recoverable, ReleaseUnit, Released, Run, RunSummary, Settled, StartRun, StartedRun, Status,
-    SyncView, Synced, Unmounted, Waiting,
+    Agent, CheckPlan, CheckedPlan, ClaimUnits, Claimed, Diff, EndRun, ErrorBody, ErrorCode,
+    Explanation, GrantClaim, Lock, LogEntry, MoveClaim, PlannedRun, Recoverable, RefuseClaim,
+    ReleaseUnit, Released, Run, RunSummary, Settled, StartRun, StartedRun, Status, StealUnit,
+    Stolen, SyncView, Synced, Unmounted, Waiting,
 };
 use agentfs_core::changeset::Conflict;
-use agentfs_core::{AgentName, RelPath, RunId};
+use agentfs_core::{AgentName, ClaimId, RelPath, RunId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::error::Error as _;
@@ -188,6 +189,36 @@ impl Client {
         self.post("/v1/release", request)
     }
 
+    /// Gives a claim another place in the queue.
+    pub fn move_claim(&self, claim: ClaimId, to: MoveClaim) -> Result<(), ApiError> {
+        self.post(&format!("/v1/claims/{claim}/move"), &to)
+    }
+
+    /// Agrees to a claim, and grants it ahead of all others.
+    pub fn grant(&self, claim: ClaimId, how: GrantClaim) -> Result<Stolen, ApiError> {
+        self.post(&format!("/v1/claims/{claim}/grant"), &how)
+    }
+
+    /// Refuses a claim.
+    pub fn refuse(&self, claim: ClaimId, why: &RefuseClaim) -> Result<(), ApiError> {
+        self.post(&format!("/v1/claims/{claim}/refuse"), why)
+    }
+
+    /// Takes a unit from those who hold something of it.
+    pub fn steal(&self, request: &StealUnit) -> Result<Stolen, ApiError> {
+        self.post("/v1/steal", request)
+    }
+
+    /// What would happen if a run with this plan started now.
+    pub fn check_plan(&self, request: &CheckPlan) -> Result<CheckedPlan, ApiError> {
+        self.post("/v1/plan/check", request)
+    }
+
+    /// A run's plan against what it touched.
+    pub fn planned(&self, run: RunId) -> Result<PlannedRun, ApiError> {
+        self.get(&format!("/v1/runs/{run}/plan"))
+    }
+
     /// Moves a live view to base's newest version: the named agent's or, on an agent's own socket,
     /// its own.
     pub fn sync(&self, agent: Option<&AgentName>) -> Result<Synced, ApiError> {
@@ -211,7 +242,7 @@ impl Client {
         self.get("/v1/recover")
     }
 
-    /// Registers a run; blocks until the units it must hold are granted.
+    /// Registers a run; blocks until it is its turn and the units it must hold are granted.
     pub fn start_run(&self, request: &StartRun) -> Result<StartedRun, ApiError> {
         self.post("/v1/runs", request)
     }

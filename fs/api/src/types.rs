@@ -5,9 +5,11 @@
 
 use agentfs_core::changeset::{ChangeSet, Conflict};
 use agentfs_core::config::{Config, Span, Unclaimed};
+use agentfs_core::locks::Priority;
+use agentfs_core::plan::Plan;
 use agentfs_core::process_rules::ProcessRules;
 use agentfs_core::{
-    AgentName, BaseVersion, ClaimId, Mode, RelPath, RunId, Timestamp, Token, WorkUnit,
+    AgentName, BaseVersion, ClaimId, Mode, RelPath, RunId, Timestamp, Token, Want, WorkUnit,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -135,10 +137,8 @@ pub struct Waiting {
     pub claim: ClaimId,
     /// Its place among the claims that overlap it, from 1.
     pub position: usize,
-    /// What it wants.
-    pub units: Vec<WorkUnit>,
-    /// Shared or exclusive.
-    pub mode: Mode,
+    /// What it wants; nothing, if it is a run that waits only for its turn.
+    pub wants: Vec<Want>,
     /// Who wants it.
     pub agent: AgentName,
     /// For which run, if for one.
@@ -147,10 +147,21 @@ pub struct Waiting {
     pub blockers: Vec<Blocker>,
     /// Since when it waits.
     pub since: Timestamp,
-    /// When it gives up.
-    pub deadline: Timestamp,
-    /// What waits: an open, a rename, a claim by hand.
+    /// When it gives up; none for never.
+    pub deadline: Option<Timestamp>,
+    /// What waits: an open, a rename, a claim by hand, a run that is to start.
     pub cause: String,
+    /// Whether the operator has to agree first.
+    pub asks: bool,
+    /// The process that waits to start a run, for such a claim.
+    #[serde(default)]
+    pub process: Option<u32>,
+    /// How much longer it is going to take, by what has been; none where nobody can know.
+    #[serde(default)]
+    pub estimate: Option<Span>,
+    /// Each thing that it waits for, with the way out, in sentences.
+    #[serde(default)]
+    pub why: Vec<String>,
 }
 
 /// What stands in the way of a claim.
@@ -221,7 +232,7 @@ pub struct Run {
     pub outcome: Option<Outcome>,
 }
 
-pub use agentfs_core::machine::{Author, Exit, Moved};
+pub use agentfs_core::machine::{After, Author, Exit, Moved};
 
 /// What became of a run's changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -252,7 +263,22 @@ pub struct StartRun {
     pub argv: Vec<String>,
     /// What it must hold before it starts.
     #[serde(default)]
-    pub claims: Vec<WorkUnit>,
+    pub claims: Vec<Want>,
+    /// What it declares; the units of all steps are claimed before it starts, too.
+    #[serde(default)]
+    pub plan: Option<Plan>,
+    /// How much it matters beside others; none for the plan's word, else normal.
+    #[serde(default)]
+    pub priority: Option<Priority>,
+    /// Which runs have to end first.
+    #[serde(default)]
+    pub after: Vec<After>,
+    /// The live run that it works for: what that holds is not in its way.
+    #[serde(default)]
+    pub parent: Option<RunId>,
+    /// How long it may wait before it starts; none for ever.
+    #[serde(default)]
+    pub start_within: Option<Span>,
     /// Overrides `unclaimed` of the configuration.
     #[serde(default)]
     pub unclaimed: Option<Unclaimed>,
@@ -390,9 +416,7 @@ pub struct ClaimUnits {
     /// For whom; an agent's own socket needs no name.
     pub agent: Option<AgentName>,
     /// All or none of these.
-    pub units: Vec<WorkUnit>,
-    /// Shared or exclusive.
-    pub mode: Mode,
+    pub wants: Vec<Want>,
     /// How long to wait; none for the configuration's `wait`.
     #[serde(default)]
     pub wait: Option<Span>,
@@ -424,6 +448,112 @@ pub struct Released {
     pub agent: AgentName,
     /// What was released.
     pub unit: WorkUnit,
+}
+
+/// `POST /v1/claims/CLAIM/move`: where in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoveClaim {
+    /// Ahead of all.
+    First,
+    /// Right ahead of this claim.
+    Before(ClaimId),
+    /// Behind all.
+    Last,
+}
+
+/// `POST /v1/claims/CLAIM/grant`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantClaim {
+    /// Whether those who hold what it wants lose it.
+    #[serde(default)]
+    pub steal: bool,
+}
+
+/// `POST /v1/claims/CLAIM/refuse`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefuseClaim {
+    /// Why, for whoever waited.
+    #[serde(default)]
+    pub why: Option<String>,
+}
+
+/// `POST /v1/steal`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StealUnit {
+    /// What.
+    pub unit: WorkUnit,
+    /// Who gets it; nobody for the first in line.
+    #[serde(default)]
+    pub to: Option<AgentName>,
+}
+
+/// What was taken away: the answer to [`StealUnit`] and [`GrantClaim`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stolen {
+    /// From whom, and what.
+    pub from: Vec<(AgentName, WorkUnit)>,
+    /// Whether a claim that was agreed to waits on, because others hold something of it.
+    #[serde(default)]
+    pub waits: bool,
+}
+
+/// `POST /v1/plan/check`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CheckPlan {
+    /// Whose run it would be; none for a new agent.
+    #[serde(default)]
+    pub agent: Option<AgentName>,
+    /// What it would declare.
+    pub plan: Plan,
+}
+
+/// The answer to [`CheckPlan`]: what would happen if a run started with it now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckedPlan {
+    /// Whether it would start at once.
+    pub starts: bool,
+    /// All that it would begin with.
+    pub wants: Vec<Want>,
+    /// Who is in the way, of which steps, in sentences.
+    pub conflicts: Vec<PlanConflict>,
+}
+
+/// Something that a plan would wait for, or that a policy forbids.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanConflict {
+    /// The unit that is wanted.
+    pub want: Want,
+    /// The steps that want it.
+    pub steps: Vec<String>,
+    /// Who holds it or is ahead; none if a policy forbids it.
+    pub blocker: Option<Blocker>,
+    /// In words.
+    pub why: String,
+}
+
+/// `GET /v1/runs/RUN/plan`: a plan against what was touched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedRun {
+    /// Which run.
+    pub run: RunId,
+    /// Whose.
+    pub agent: AgentName,
+    /// Its steps with their units.
+    pub steps: Vec<PlannedStep>,
+    /// What it touched and had not declared.
+    pub undeclared: Vec<WorkUnit>,
+    /// Whether it had a plan at all.
+    pub has_plan: bool,
+}
+
+/// One step of a [`PlannedRun`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedStep {
+    /// What people call it.
+    pub name: String,
+    /// Each unit, and what was touched of it: nothing means that it was not used.
+    pub units: Vec<(Want, Vec<WorkUnit>)>,
 }
 
 /// `GET /v1/agents/AGENT/diff`.

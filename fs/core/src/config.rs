@@ -3,9 +3,15 @@
 //! Every key has a default; a key that is not known is refused with the one that was probably
 //! meant, because a setting that silently does nothing is worse than an error.
 
+use crate::locks::Priority;
+use crate::machine::Settings;
+use crate::policy::{Policy, Rule};
 use crate::process_rules::ProcessRules;
+use crate::unit::WorkUnit;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 /// The name of the file at the workspace's root.
@@ -25,9 +31,23 @@ pub struct Config {
     pub publish: Publish,
     /// Paths, as gitignore patterns, that are private and never locked, beside those git ignores.
     pub scratch: Vec<String>,
+    /// How many runs may be alive at once; none for as many as are started.
+    pub max_parallel: Option<NonZeroUsize>,
+    /// Named resources: `[resource.gpu] slots = 2`.
+    pub resource: BTreeMap<String, Resource>,
     /// Commands that are work units, by the name of the unit `proc:NAME`.
     #[serde(skip_serializing_if = "ProcessRules::is_empty")]
     pub process: ProcessRules,
+    /// What is different for certain units: `[[policy]]`.
+    pub policy: Vec<Rule>,
+}
+
+/// A named resource, `res:NAME`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resource {
+    /// How many may hold it at once.
+    pub slots: NonZeroUsize,
 }
 
 impl Default for Config {
@@ -38,7 +58,10 @@ impl Default for Config {
             ttl: Span(Duration::from_mins(10)),
             publish: Publish::OnSuccess,
             scratch: Vec::new(),
+            max_parallel: None,
+            resource: BTreeMap::new(),
             process: ProcessRules::new(),
+            policy: Vec::new(),
         }
     }
 }
@@ -52,6 +75,8 @@ pub enum Unclaimed {
     Claim,
     /// The write is refused; the agent must claim first.
     Deny,
+    /// The write waits until the operator agrees.
+    Ask,
 }
 
 /// When a run's changes are applied to base by themselves.
@@ -136,11 +161,37 @@ pub struct InvalidConfig {
 impl Config {
     /// Reads the text of an `agentfs.toml`.
     pub fn parse(text: &str) -> Result<Self, InvalidConfig> {
-        toml::from_str(text).map_err(|error| {
+        let config: Self = toml::from_str(text).map_err(|error| {
             let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
             let message = error.message();
             InvalidConfig { line, message: suggest(message).unwrap_or_else(|| message.to_owned()) }
-        })
+        })?;
+        let unit = |name: &String| format!("res:{name}").parse::<WorkUnit>();
+        if let Some(error) = config.resource.keys().find_map(|name| unit(name).err()) {
+            return Err(InvalidConfig { line: None, message: error.to_string() });
+        }
+        Ok(config)
+    }
+
+    /// What the writes of a run meet. The rules are those for all agents.
+    pub fn policy(&self) -> Policy {
+        let (unclaimed, wait, ttl) = (self.unclaimed, self.wait, self.ttl);
+        Policy { unclaimed, wait, ttl, priority: Priority::Normal, rules: self.policy.clone() }
+    }
+
+    /// What holds for all runs together.
+    pub fn settings(&self) -> Settings {
+        let slots = self.resource.iter().filter_map(|(name, resource)| {
+            let unit = format!("res:{name}").parse().ok()?;
+            Some((unit, resource.slots.get()))
+        });
+        let processes = self.process.iter().filter(|(_, rule)| rule.slots.get() > 1);
+        let processes =
+            processes.map(|(name, rule)| (WorkUnit::Process(name.clone()), rule.slots.get()));
+        Settings {
+            max_parallel: self.max_parallel.map(NonZeroUsize::get),
+            slots: slots.chain(processes).collect(),
+        }
     }
 }
 
@@ -193,7 +244,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "agentfs.toml line 2: unknown key \"unclamed\"; did you mean \"unclaimed\"? \
-             (known: unclaimed, wait, ttl, publish, scratch, process)"
+             (known: unclaimed, wait, ttl, publish, scratch, max_parallel, resource, process, policy)"
         );
         let error = Config::parse("unclaimed = \"denny\"\n").unwrap_err().to_string();
         assert!(error.contains("did you mean \"deny\"?"), "{error}");

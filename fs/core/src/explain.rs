@@ -2,12 +2,17 @@
 //!
 //! Pure text from values. Times are told as spans, because the core knows no time zone.
 
+use crate::estimate;
 use crate::ids::AgentName;
-use crate::locks::{Claim, Obstacle};
-use crate::machine::{Author, ClaimEnd, Coming, Event, Read, State};
+use crate::locks::{Claim, Obstacle, Origin};
+use crate::machine::{
+    Author, ClaimEnd, Coming, Event, MOST_CLAIMS, MOST_UNITS, Read, State, Submission, Turn,
+};
 use crate::path::RelPath;
+use crate::policy::Access;
 use crate::time::Timestamp;
 use crate::unit::WorkUnit;
+use crate::want::Want;
 use std::time::Duration;
 
 /// A span as people say it: `250ms`, `12s`, `3m05s`, `2h10m`.
@@ -22,18 +27,57 @@ pub fn span(span: Duration) -> String {
 
 /// Why a claim waits, and until when.
 pub fn waits(state: &State, claim: &Claim, now: Timestamp) -> String {
-    let obstacles = state.locks.obstacles(&claim.agent, &claim.units, claim.mode, Some(claim.id));
-    let gives_up = span(claim.deadline.since(now));
-    match obstacles.first() {
-        Some(obstacle) => format!(
-            "{} waits for {} ({}): {}; gives up in {gives_up}. {}",
-            claim.agent,
-            list(&claim.units),
-            claim.cause,
-            in_the_way(state, obstacle, now),
-            way_out(state, obstacle),
+    let what = wish(state, claim);
+    let gives_up = match claim.deadline {
+        Some(deadline) => format!("; gives up in {}", span(deadline.since(now))),
+        None => String::new(),
+    };
+    let reasons = reasons(state, claim, now);
+    let Some((why, way_out)) = reasons.into_iter().next() else {
+        return format!("{} is about to get {what}", claim.agent);
+    };
+    let guess = match estimate::wait(state, claim, now) {
+        Some(left) => format!("; by what has been, in about {}", span(left)),
+        None => String::new(),
+    };
+    format!("{} waits for {what} ({}): {why}{guess}{gives_up}. {way_out}", claim.agent, claim.cause)
+}
+
+/// Everything that a claim waits for, each with the way out.
+pub fn reasons(state: &State, claim: &Claim, now: Timestamp) -> Vec<(String, String)> {
+    let submission = claim.run.and_then(|run| state.submitted.get(&run));
+    let turns = submission.map(|submission| state.turns(submission)).unwrap_or_default();
+    let turns = turns.into_iter().map(|turn| not_its_turn(state, turn));
+    let asks = claim.asks.then(|| {
+        let id = claim.id;
+        let why = "the policy has the operator asked first (unclaimed = \"ask\")".to_owned();
+        (why, format!("`agentctl grant {id}` agrees, `agentctl refuse {id}` does not."))
+    });
+    let obstacles = state.locks.obstacles(&claim.agent, &claim.wants, Some(claim.place()));
+    let units = obstacles.into_iter().map(|it| obstacle(state, &it, now));
+    turns.chain(asks).chain(units).collect()
+}
+
+/// What stands in the way, and the way out.
+pub fn obstacle(state: &State, obstacle: &Obstacle, now: Timestamp) -> (String, String) {
+    (in_the_way(state, obstacle, now), way_out(state, obstacle))
+}
+
+fn not_its_turn(state: &State, turn: Turn) -> (String, String) {
+    let command = |run| {
+        let known = state.runs.get(&run).map(|run| run.agent.clone());
+        let queued = || state.submitted.get(&run).map(|submission| submission.agent.clone());
+        known.or_else(queued).map(|agent| format!("{agent} ({run})")).unwrap_or_default()
+    };
+    match turn {
+        Turn::SameAgent(run) | Turn::After(run) => (
+            format!("it starts after {}", command(run)),
+            format!("It is its turn when {run} has ended."),
         ),
-        None => format!("{} is about to get {}", claim.agent, list(&claim.units)),
+        Turn::Parallel(most) => (
+            format!("{most} runs are alive, and max_parallel = {most}"),
+            "It is its turn when one of them has ended.".to_owned(),
+        ),
     }
 }
 
@@ -51,8 +95,11 @@ fn way_out(state: &State, obstacle: &Obstacle) -> String {
     match (holds, running) {
         (false, _) => format!("It is {agent}'s turn first."),
         (true, true) if matches!(unit, WorkUnit::Process(_)) => format!(
-            "It is free when what {agent} runs as {unit} has ended; `agentctl release {unit} --agent {agent}` frees it now."
+            "It is free when what {agent} runs as {unit} has ended; `agentctl steal {unit}` takes it away."
         ),
+        (true, true) if unit.path().is_none() => {
+            format!("It is free when {agent} gives it back; `agentctl steal {unit}` takes it away.")
+        }
         (true, true) => format!(
             "It is free when {agent}'s run has ended and its changes are applied; `agentctl apply {agent}` does so now."
         ),
@@ -62,33 +109,76 @@ fn way_out(state: &State, obstacle: &Obstacle) -> String {
     }
 }
 
-/// How a wait ended, told when it does.
-pub fn wait_ended(state: &State, claim: &Claim, end: ClaimEnd, now: Timestamp) -> String {
-    let wanted = list(&claim.units);
+/// How a wait ended, told when it does; `why` is what somebody said about it.
+pub fn wait_ended(
+    state: &State,
+    claim: &Claim,
+    end: ClaimEnd,
+    why: Option<&str>,
+    now: Timestamp,
+) -> String {
+    let wanted = wish(state, claim);
     let after = span(now.since(claim.since));
     let agent = &claim.agent;
     let cause = &claim.cause;
+    let stopped = format!("{agent} stopped waiting for {wanted} ({cause}) after {after}");
+    let said = why.map(|why| format!(": {why}")).unwrap_or_default();
     match end {
         ClaimEnd::Granted => format!("{agent} got {wanted} ({cause}) after {after}"),
-        ClaimEnd::Cancelled => {
-            format!(
-                "{agent} stopped waiting for {wanted} ({cause}) after {after}: the process was interrupted"
-            )
-        }
-        ClaimEnd::RunEnded => {
-            format!("{agent} stopped waiting for {wanted} ({cause}) after {after}: its run ended")
+        ClaimEnd::Cancelled => format!("{stopped}: the process was interrupted"),
+        ClaimEnd::RunEnded => format!("{stopped}: its run ended"),
+        ClaimEnd::Impossible | ClaimEnd::Deadlock => format!("{stopped}{said}"),
+        ClaimEnd::Refused => {
+            format!("{agent} was refused {wanted} ({cause}) after {after} by the operator{said}")
         }
         ClaimEnd::TimedOut => {
-            let obstacles = state.locks.obstacles(agent, &claim.units, claim.mode, Some(claim.id));
-            let who = obstacles
-                .first()
-                .map(|o| format!("{}. {}", in_the_way(state, o, now), way_out(state, o)))
-                .unwrap_or_default();
+            let reasons = reasons(state, claim, now);
+            let who = reasons.first().map(|(why, way_out)| format!("{why}. {way_out}"));
+            let errno = if claim.origin == Origin::Start { "" } else { " with EBUSY" };
             format!(
-                "{agent} was refused {wanted} ({cause}) with EBUSY after waiting {after}: {who}"
+                "{agent} was refused {wanted} ({cause}){errno} after waiting {after}: {}",
+                who.unwrap_or_default()
             )
         }
     }
+}
+
+/// What a claim is for, in words.
+fn wish(state: &State, claim: &Claim) -> String {
+    let run = claim.run.filter(|run| state.submitted.contains_key(run));
+    match run {
+        Some(run) if claim.wants.is_empty() => format!("{run} to start"),
+        Some(run) => format!("{run} to start with {}", list(&claim.wants)),
+        None => list(&claim.wants),
+    }
+}
+
+/// A write where the policy lets agents not write.
+pub fn out_of_bounds(agent: &AgentName, unit: &WorkUnit, cause: &str, access: Access) -> String {
+    let (errno, why) = match access {
+        Access::ReadOnly => {
+            ("EROFS", "access = \"read-only\"; nobody writes it through agentfs".to_owned())
+        }
+        Access::Forbidden => {
+            ("EACCES", "access = \"forbidden\"; no agent reads or writes it".to_owned())
+        }
+        Access::Protected | Access::Write => (
+            "EACCES",
+            format!(
+                "access = \"protected\"; only the operator gives it: `agentctl claim {unit} --agent {agent}`"
+            ),
+        ),
+    };
+    format!(
+        "{agent} was refused {unit} ({cause}) with {errno}: a policy of agentfs.toml says {why}"
+    )
+}
+
+/// A claim that asks for too much.
+pub fn too_many(agent: &AgentName, unit: &WorkUnit, units: usize, waiting: usize) -> String {
+    format!(
+        "{agent} was refused {unit} and what it asked for with it: {units} units in one claim, and {waiting} claims of it wait already; at most {MOST_UNITS} and {MOST_CLAIMS} may, so claim directories"
+    )
 }
 
 /// A write outside the claims, under `unclaimed = "deny"`.
@@ -149,7 +239,7 @@ pub fn explain(
     agent: Option<&AgentName>,
     now: Timestamp,
 ) -> Vec<String> {
-    let about = |who: &AgentName, units: &[WorkUnit]| {
+    let about = |who: &AgentName, units: &[&WorkUnit]| {
         let this_path = |path: &RelPath| {
             let file = WorkUnit::File(path.clone());
             units.iter().any(|unit| unit.overlaps(&file))
@@ -159,16 +249,18 @@ pub fn explain(
     let waiting = state
         .locks
         .queue()
-        .filter(|claim| about(&claim.agent, &claim.units))
+        .filter(|claim| {
+            about(&claim.agent, &claim.wants.iter().map(|want| &want.unit).collect::<Vec<_>>())
+        })
         .map(|claim| waits(state, claim, now));
     let coming = state
         .coming()
-        .filter(|(who, path, _)| about(who, &[WorkUnit::File((*path).clone())]))
+        .filter(|(who, path, _)| about(who, &[&WorkUnit::File((*path).clone())]))
         .map(|(who, path, coming)| will_conflict(who, path, coming, now));
     let held = state
         .locks
         .leases()
-        .filter(|lease| path.is_some() && about(&lease.agent, std::slice::from_ref(&lease.unit)))
+        .filter(|lease| path.is_some() && about(&lease.agent, &[&lease.unit]))
         .map(|lease| {
             let since = span(now.since(lease.since));
             format!("{} has held {} ({}) for {since}", lease.agent, lease.unit, lease.mode)
@@ -177,7 +269,7 @@ pub fn explain(
         .incidents
         .iter()
         .rev()
-        .filter(|incident| about(&incident.agent, std::slice::from_ref(&incident.unit)))
+        .filter(|incident| about(&incident.agent, &[&incident.unit]))
         .take(20)
         .map(|incident| format!("{} ({} ago)", incident.text, span(now.since(incident.at))));
     waiting.chain(coming).chain(held).chain(past).collect()
@@ -192,12 +284,32 @@ pub fn describe(event: &Event) -> String {
         Event::RunEnded { run, agent, exit, changed, .. } => {
             format!("{run} of {agent} ended: the command {exit}; {} changed", paths(*changed))
         }
+        Event::ProcessBegan { agent, unit, argv, pid, .. } => {
+            format!("{agent} runs {unit} (process {pid}): {}", argv.join(" "))
+        }
+        Event::ProcessEnded { agent, unit, pid, .. } => {
+            format!("{agent}'s {unit} (process {pid}) has ended with all that it started")
+        }
         Event::Renewed { agent } => format!("{agent} is alive"),
         Event::Granted { lease } => {
             format!("{} holds {} ({}, {})", lease.agent, lease.unit, lease.mode, lease.token)
         }
         Event::LeaseEnded { agent, unit, why, .. } => {
             format!("{unit} is free again, {agent} had it: {why}")
+        }
+        Event::RunQueued { submission } => {
+            let Submission { run, agent, argv, .. } = &**submission;
+            format!("{agent}'s {run} waits to start: {}", argv.join(" "))
+        }
+        Event::Configured { settings } => {
+            let most = settings.max_parallel.map_or("any number of".to_owned(), |n| n.to_string());
+            format!("{most} runs may be alive at once; {} units have slots", settings.slots.len())
+        }
+        Event::ClaimMoved { claim, agent, .. } => {
+            format!("the operator moved {agent}'s claim {claim} in the queue")
+        }
+        Event::Approved { claim, agent } => {
+            format!("the operator agreed to {agent}'s claim {claim}")
         }
         Event::Queued { why, .. } => why.clone(),
         Event::ClaimEnded { text, .. } | Event::Refused { text, .. } => text.clone(),
@@ -230,15 +342,21 @@ pub fn describe(event: &Event) -> String {
     }
 }
 
-/// Whose doing an entry of the journal is.
-pub fn whose(event: &Event) -> &AgentName {
-    match event {
+/// Whose doing an entry of the journal is, or who it is about; none for the operator's alone.
+pub fn whose(event: &Event) -> Option<&AgentName> {
+    Some(match event {
+        Event::Configured { .. } => return None,
         Event::Granted { lease } => &lease.agent,
         Event::Queued { claim, .. } => &claim.agent,
+        Event::RunQueued { submission } => &submission.agent,
         Event::RunStarted { agent, .. }
         | Event::RunEnded { agent, .. }
+        | Event::ProcessBegan { agent, .. }
+        | Event::ProcessEnded { agent, .. }
         | Event::Renewed { agent }
         | Event::LeaseEnded { agent, .. }
+        | Event::ClaimMoved { agent, .. }
+        | Event::Approved { agent, .. }
         | Event::ClaimEnded { agent, .. }
         | Event::Refused { agent, .. }
         | Event::Based { agent, .. }
@@ -252,16 +370,16 @@ pub fn whose(event: &Event) -> &AgentName {
         | Event::ConflictComes { agent, .. }
         | Event::ConflictGone { agent, .. }
         | Event::Sealed { agent } => agent,
-    }
+    })
 }
 
 fn paths(count: usize) -> String {
     if count == 1 { "1 path".to_owned() } else { format!("{count} paths") }
 }
 
-fn list(units: &[WorkUnit]) -> String {
-    let units: Vec<String> = units.iter().map(ToString::to_string).collect();
-    units.join(", ")
+fn list(wants: &[Want]) -> String {
+    let wants: Vec<String> = wants.iter().map(ToString::to_string).collect();
+    wants.join(", ")
 }
 
 #[cfg(test)]

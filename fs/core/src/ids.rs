@@ -3,13 +3,14 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// The name of an agent: 1 to 32 of `a-z`, `0-9`, `-`, `_`, beginning with a letter or digit.
 ///
-/// It names directories and sockets, so nothing else may ever be in it.
+/// It names directories and sockets, so nothing else may ever be in it. Clones share the text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct AgentName(String);
+pub struct AgentName(Arc<str>);
 
 /// Why a text is not an agent's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +33,7 @@ impl FromStr for AgentName {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
         let first_is_alphanumeric = text.starts_with(|c: char| c.is_ascii_alphanumeric());
         if (1..=32).contains(&text.len()) && text.chars().all(allowed) && first_is_alphanumeric {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(InvalidAgentName(text.to_owned()))
         }
@@ -49,7 +50,7 @@ impl TryFrom<String> for AgentName {
 
 impl From<AgentName> for String {
     fn from(name: AgentName) -> Self {
-        name.0
+        name.0.as_ref().to_owned()
     }
 }
 
@@ -106,6 +107,20 @@ impl fmt::Display for Token {
 )]
 #[serde(transparent)]
 pub struct ClaimId(pub u64);
+
+/// Why a text is not a claim's id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no claim: claims are written c1, c2, ... (see `agentctl queue`)")]
+pub struct InvalidClaimId(pub String);
+
+impl FromStr for ClaimId {
+    type Err = InvalidClaimId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.strip_prefix('c').unwrap_or(text);
+        digits.parse().map(Self).map_err(|_| InvalidClaimId(text.to_owned()))
+    }
+}
 
 impl fmt::Display for ClaimId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

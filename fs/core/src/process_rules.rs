@@ -22,7 +22,7 @@ use crate::unit::{Mode, UnitName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 /// The rules of a workspace, by the name of the unit.
@@ -43,14 +43,14 @@ pub struct ProcessRule {
     pub wait: Option<Span>,
     /// How many agents may have one at the same time.
     #[serde(default = "one")]
-    pub slots: NonZeroU32,
+    pub slots: NonZeroUsize,
     /// Whether those that are shared run beside one another.
     #[serde(default = "exclusive")]
     pub mode: Mode,
 }
 
-fn one() -> NonZeroU32 {
-    NonZeroU32::MIN
+fn one() -> NonZeroUsize {
+    NonZeroUsize::MIN
 }
 
 fn exclusive() -> Mode {

@@ -19,6 +19,13 @@ pub enum WorkUnit {
     Resource(UnitName),
 }
 
+impl Default for WorkUnit {
+    /// The whole workspace.
+    fn default() -> Self {
+        Self::Dir(RelPath::root())
+    }
+}
+
 /// The name after `proc:` or `res:`: letters, digits, `-`, `_` and `.`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -43,9 +50,6 @@ pub enum InvalidUnit {
     /// The path in it is elsewhere.
     #[error("{0} is outside the workspace; name a path in it")]
     Outside(String),
-    /// A list that claims some units shared and others not.
-    #[error("one write claims all its units shared or none; write the others apart")]
-    MixedModes,
 }
 
 /// Whether a claim tolerates others on the same unit.

@@ -2,73 +2,52 @@
 //! after the word `shared` where a shared claim is meant. Pure: the caller knows the directories.
 
 use crate::path::RelPath;
-use crate::unit::{InvalidUnit, Mode, WorkUnit};
+use crate::unit::InvalidUnit;
+use crate::want::Want;
 
-/// What one write names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnitList {
-    /// How all of them are claimed.
-    pub mode: Mode,
-    /// At least one.
-    pub units: Vec<WorkUnit>,
-}
-
-impl UnitList {
-    /// Reads `text`; `locate` and `is_dir` as for [`WorkUnit::typed`]. Empty lines say nothing.
-    pub fn parse(
-        text: &[u8],
-        locate: impl Fn(&[u8]) -> Result<RelPath, InvalidUnit>,
-        is_dir: impl Fn(&RelPath) -> bool,
-    ) -> Result<Self, InvalidUnit> {
-        let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-        let mut list: Option<Self> = None;
-        for line in lines.filter(|line| !line.is_empty()) {
-            // A file of such a name is claimed as `./shared x`.
-            let (mode, typed) = match line.strip_prefix(b"shared ") {
-                Some(rest) => (Mode::Shared, rest.trim_ascii_start()),
-                None => (Mode::Exclusive, line),
-            };
-            let list = list.get_or_insert(Self { mode, units: Vec::new() });
-            if list.mode != mode {
-                return Err(InvalidUnit::MixedModes);
-            }
-            list.units.push(WorkUnit::typed(typed, &locate, &is_dir)?);
-        }
-        list.ok_or(InvalidUnit::Empty)
-    }
+/// What one write names: at least one unit.
+///
+/// Reads `text`; `locate` and `is_dir` as for [`crate::WorkUnit::typed`]. Empty lines say nothing.
+pub fn parse(
+    text: &[u8],
+    locate: impl Fn(&[u8]) -> Result<RelPath, InvalidUnit>,
+    is_dir: impl Fn(&RelPath) -> bool,
+) -> Result<Vec<Want>, InvalidUnit> {
+    let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let wants: Vec<Want> = lines
+        .filter(|line| !line.is_empty())
+        .map(|line| Want::typed(line, &locate, &is_dir))
+        .collect::<Result<_, _>>()?;
+    if wants.is_empty() { Err(InvalidUnit::Empty) } else { Ok(wants) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<(Mode, String), InvalidUnit> {
-        let list = UnitList::parse(
+    fn said(text: &str) -> Result<String, InvalidUnit> {
+        let wants = parse(
             text.as_bytes(),
             |typed| Ok(RelPath::from_bytes(typed)?),
             |path| path.as_bytes() == b"src",
         )?;
-        let units: Vec<String> = list.units.iter().map(ToString::to_string).collect();
-        Ok((list.mode, units.join(" ")))
+        let wants: Vec<String> = wants.iter().map(ToString::to_string).collect();
+        Ok(wants.join(", "))
     }
 
     #[test]
     fn lines_are_units_and_directories_are_known_as_such() {
-        let said = |mode, units: &str| Ok((mode, units.to_owned()));
-        assert_eq!(parse("src/a.rs\n"), said(Mode::Exclusive, "src/a.rs"));
-        assert_eq!(
-            parse("src\n\n new/ \nproc:build"),
-            said(Mode::Exclusive, "src/ new/ proc:build")
-        );
-        assert_eq!(parse("shared docs/\nshared  a b\n"), said(Mode::Shared, "docs/ a b"));
-        assert_eq!(parse("./shared x"), said(Mode::Exclusive, "shared x"));
+        let reads = |text: &str, as_text: &str| assert_eq!(said(text), Ok(as_text.to_owned()));
+        reads("src/a.rs\n", "src/a.rs");
+        reads("src\n\n new/ \nproc:build", "src/, new/, proc:build");
+        reads("shared docs/\nshared  a b\nc\n", "shared docs/, shared a b, c");
+        reads("./shared x", "./shared x");
     }
 
     #[test]
     fn what_names_no_unit_is_refused() {
-        assert_eq!(parse(" \n\n"), Err(InvalidUnit::Empty));
-        assert_eq!(parse("shared a\nb\n"), Err(InvalidUnit::MixedModes));
-        assert!(matches!(parse("proc:a b"), Err(InvalidUnit::Name(_))));
-        assert!(matches!(parse("a\n../x"), Err(InvalidUnit::Path(_))));
+        assert_eq!(said(" \n\n"), Err(InvalidUnit::Empty));
+        assert!(matches!(said("proc:a b"), Err(InvalidUnit::Name(_))));
+        assert!(matches!(said("a\n../x"), Err(InvalidUnit::Path(_))));
     }
 }

@@ -21,6 +21,7 @@ pub mod apply;
 mod attributes;
 mod commit;
 mod encode;
+mod hides;
 mod lines;
 pub mod patch;
 pub mod plan;
@@ -31,6 +32,7 @@ mod tests;
 mod tree;
 
 pub use apply::{Staged, abandon, resume, stage_dir_for, stages, unchanged_since_staged};
+pub use hides::hides;
 pub use patch::patch;
 pub use plan::{Applied, Kept, Owner, Plan, Step};
 pub use scan::{conflicts_now, scan, signature};

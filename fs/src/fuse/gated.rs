@@ -5,6 +5,9 @@ use crate::gate::{Intent, Permit, Requester};
 use crate::view::{FsError, View, is_virtual_path};
 use agentfs_core::{RelPath, WorkUnit};
 
+/// The operation whose first two wants are the old and the new name.
+pub(super) const RENAME: &str = "rename";
+
 /// What a request would write at one path.
 #[derive(Clone, Debug)]
 pub(super) enum Want {
@@ -81,8 +84,17 @@ impl Adapter {
         if counted.is_empty() && !wants.is_empty() {
             return self.act(Permit::scratch(), wants, act, answer);
         }
+        let moves = match wants {
+            [Want::File(from) | Want::Kept(from) | Want::Dir(from), to, ..]
+                if operation == RENAME =>
+            {
+                Some((from.clone(), to.path().clone()))
+            }
+            _ => None,
+        };
         let intent = Intent {
             operation,
+            moves,
             units: counted.iter().filter_map(|want| want.unit()).collect(),
             paths: counted.iter().map(|want| want.path().clone()).collect(),
         };

@@ -37,7 +37,7 @@ use fuser::{
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use gated::Want;
+use gated::{RENAME, Want};
 use kernel::Kernel;
 use rustix::fs::{FallocateFlags, FileType, OFlags, SeekFrom, XattrFlags};
 use std::ffi::OsStr;
@@ -330,7 +330,7 @@ impl fuser::Filesystem for Adapter {
         let mut wants = vec![want(from.clone()), want(to.clone())];
         wants.extend(moves.below.into_iter().map(|lower| Want::Below(lower.path, lower.is_dir)));
         let act = move |view: &View, permit: &_| view.rename(&from, &to, flags, permit);
-        self.gated(req.pid(), "rename", &wants, act, |done| answer_empty("rename", reply, done));
+        self.gated(req.pid(), RENAME, &wants, act, |done| answer_empty("rename", reply, done));
     }
 
     fn link(

@@ -1,15 +1,15 @@
 //! The handlers: decode, ask the owner, encode.
 
 use super::{Caller, Context};
-use crate::service::{Owner, ServiceError};
+use crate::service::{Owner, ServiceError, asked_for};
 use agentfs_api::types::{
-    Agent, ClaimUnits, Claimed, Diff, EndRun, Explanation, Lock, LogEntry, Recoverable,
-    ReleaseUnit, Released, Run, RunSummary, Settled, StartRun, StartedRun, Status, SyncView,
-    Synced, Unmounted, Waiting,
+    Agent, CheckPlan, CheckedPlan, ClaimUnits, Claimed, Diff, EndRun, Explanation, GrantClaim,
+    Lock, LogEntry, MoveClaim, PlannedRun, Recoverable, RefuseClaim, ReleaseUnit, Released, Run,
+    RunSummary, Settled, StartRun, StartedRun, Status, StealUnit, Stolen, SyncView, Synced,
+    Unmounted, Waiting,
 };
-use agentfs_core::locks::Origin;
-use agentfs_core::machine::{ClaimRequest, Exit, OPERATOR};
-use agentfs_core::{AgentName, Mode, RelPath, RunId};
+use agentfs_core::machine::{Asker, Exit, Line, OPERATOR};
+use agentfs_core::{AgentName, ClaimId, RelPath, RunId};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -89,14 +89,19 @@ pub(super) async fn claim(
     State(context): State<Context>,
     body: axum::body::Bytes,
 ) -> Answer<Claimed> {
-    let ClaimUnits { agent, units, mode, wait, cause } = decode(&body)?;
+    let ClaimUnits { agent, wants, wait, cause } = decode(&body)?;
     let agent = context.agent(agent)?;
-    if units.is_empty() {
+    if wants.is_empty() {
         return Err(ServiceError::BadRequest("name at least one unit to claim".to_owned()));
     }
-    let wait = wait.map(|wait| wait.0);
-    let (cause, origin) = (in_one_line(cause.as_deref().unwrap_or("claim")), Origin::Asked);
-    let request = ClaimRequest { agent, units, mode, wait, cause, origin };
+    let by = match context.caller {
+        Caller::Operator => Asker::Operator,
+        Caller::Agent(_) => Asker::Agent,
+    };
+    let mut request = asked_for(agent, wants, wait.map(|wait| wait.0), by);
+    if let Some(cause) = cause {
+        request.cause = in_one_line(&cause);
+    }
     let leases = context.service.claim(request).await?;
     Ok(Json(Claimed { leases }))
 }
@@ -122,6 +127,68 @@ pub(super) async fn release(
         (Caller::Agent(_), named) => Some(context.agent(named)?),
     };
     ask(&context, move |owner| owner.release(named, unit)).await
+}
+
+pub(super) async fn move_claim(
+    State(context): State<Context>,
+    Path(claim): Path<String>,
+    body: axum::body::Bytes,
+) -> Answer<()> {
+    let claim: ClaimId = parse(&claim)?;
+    let to = match decode(&body)? {
+        MoveClaim::First => Line::First,
+        MoveClaim::Before(other) => Line::Before(other),
+        MoveClaim::Last => Line::Last,
+    };
+    ask(&context, move |owner| owner.move_claim(claim, to)).await
+}
+
+pub(super) async fn grant(
+    State(context): State<Context>,
+    Path(claim): Path<String>,
+    body: axum::body::Bytes,
+) -> Answer<Stolen> {
+    let claim: ClaimId = parse(&claim)?;
+    let GrantClaim { steal } = decode(&body)?;
+    ask(&context, move |owner| owner.grant_by_hand(claim, steal)).await
+}
+
+pub(super) async fn refuse(
+    State(context): State<Context>,
+    Path(claim): Path<String>,
+    body: axum::body::Bytes,
+) -> Answer<()> {
+    let claim: ClaimId = parse(&claim)?;
+    let RefuseClaim { why } = decode(&body)?;
+    ask(&context, move |owner| owner.refuse_claim(claim, why)).await
+}
+
+pub(super) async fn steal(
+    State(context): State<Context>,
+    body: axum::body::Bytes,
+) -> Answer<Stolen> {
+    let StealUnit { unit, to } = decode(&body)?;
+    ask(&context, move |owner| owner.steal(unit, to)).await
+}
+
+pub(super) async fn check_plan(
+    State(context): State<Context>,
+    body: axum::body::Bytes,
+) -> Answer<CheckedPlan> {
+    let CheckPlan { agent, plan } = decode(&body)?;
+    let agent = match &context.caller {
+        Caller::Operator => agent,
+        Caller::Agent(own) => Some(own.clone()),
+    };
+    ask(&context, move |owner| owner.check_plan(agent, &plan)).await
+}
+
+pub(super) async fn planned(
+    State(context): State<Context>,
+    Path(run): Path<String>,
+) -> Answer<PlannedRun> {
+    let run: RunId = parse(&run)?;
+    ask(&context, move |owner| owner.planned(run)).await
 }
 
 pub(super) async fn sync(
@@ -193,26 +260,14 @@ pub(super) async fn start_run(
     started.unwrap_or(Err(ServiceError::Stopped)).map(Json)
 }
 
-async fn begin_run(context: Context, mut request: StartRun) -> Result<StartedRun, ServiceError> {
-    let claims = std::mem::take(&mut request.claims);
+async fn begin_run(context: Context, request: StartRun) -> Result<StartedRun, ServiceError> {
     let pid = request.pid;
-    let started = context.service.start_run(request).await?;
-    context.server.watch(started.run, pid);
+    let (run, agent) = context.service.submit_run(request).await?;
+    context.server.watch(run, pid);
+    let started = context.service.begin_run(run, agent).await?;
     let ready = async {
         context.server.listen_for(&started.agent, started.run_as)?;
-        context.service.warm(started.agent.clone()).await?;
-        if !claims.is_empty() {
-            let request = ClaimRequest {
-                agent: started.agent.clone(),
-                units: claims,
-                mode: Mode::Exclusive,
-                wait: None,
-                cause: "run".to_owned(),
-                origin: Origin::Asked,
-            };
-            context.service.claim(request).await?;
-        }
-        Ok(())
+        context.service.warm(started.agent.clone()).await
     };
     if let Err(error) = ready.await {
         let run = started.run;

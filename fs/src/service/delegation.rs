@@ -7,22 +7,24 @@
 //!
 //! Invariants: delegated directories of different agents never overlap each other, nor another's
 //! lease or claim; what was let through is told to the owner before it decides anything else about
-//! those paths (that a name is free again is passed over if it was made again since); nothing is lent where `unclaimed` is not "claim". What a daemon that
-//! dies has let through and not yet journaled is in the delta without a note: it counts as new,
-//! so an apply of it over something in base is a conflict, never a lost update.
+//! those paths (that a name is free again is passed over if it was made again since); nothing is
+//! lent where `unclaimed` is not "claim". What a daemon that dies has let through and not yet
+//! journaled is in the delta without a note. It counts as new, also when it is written again
+//! ([`PathFacts::own`](agentfs_core::machine::PathFacts::own)): so an apply of it over something
+//! in base is a conflict, never a lost update.
 
 use super::Owner;
 use super::gate::Taken;
+use super::waiters::write_of;
 use agentfs_core::config::Unclaimed;
-use agentfs_core::locks::Origin;
-use agentfs_core::machine::{ClaimRequest, Command, Reply};
-use agentfs_core::{AgentName, Mode, RelPath, WorkUnit};
+use agentfs_core::machine::{ClaimRequest, Command, Reply, Run};
+use agentfs_core::{AgentName, RelPath, WorkUnit};
 use std::time::Duration;
 
 impl Owner {
     /// Lends the agent the widest directory around `path` in which it is alone.
     pub(super) fn delegate(&mut self, agent: &AgentName, path: &RelPath) {
-        let claims = |run: &agentfs_core::machine::Run| run.policy.unclaimed == Unclaimed::Claim;
+        let claims = |run: &Run| run.policy.unclaimed == Unclaimed::Claim;
         if !self.state().live_run_of(agent).is_some_and(claims) {
             return;
         }
@@ -53,6 +55,13 @@ impl Owner {
         }
     }
 
+    /// Takes back from the agent what it was lent of `units`.
+    pub(super) fn recall_units(&mut self, agent: &AgentName, units: &[WorkUnit]) {
+        if self.agents.get(agent).is_some_and(|served| served.gate.recall(units)) {
+            self.collect(agent);
+        }
+    }
+
     /// Takes back all that the agent was lent.
     pub(super) fn recall_from(&mut self, agent: &AgentName) {
         if let Some(served) = self.agents.get(agent) {
@@ -74,14 +83,7 @@ impl Owner {
     pub(super) fn collect(&mut self, agent: &AgentName) {
         let untold = self.agents.get(agent).map(|served| served.gate.take_untold());
         for Taken { intent, facts } in untold.unwrap_or_default() {
-            let request = ClaimRequest {
-                agent: agent.clone(),
-                units: intent.units,
-                mode: Mode::Exclusive,
-                wait: Some(Duration::ZERO),
-                cause: intent.operation.to_owned(),
-                origin: Origin::Write,
-            };
+            let request = ClaimRequest { wait: Some(Duration::ZERO), ..write_of(agent, &intent) };
             let cause = intent.operation.to_owned();
             let admit = Command::Admit { agent: agent.clone(), cause, facts };
             let noted = self.decide(Command::Claim(request)).and_then(|claimed| match claimed {

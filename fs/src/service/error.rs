@@ -154,10 +154,16 @@ impl ServiceError {
                 Rejection::NoSuchAgent { .. }
                 | Rejection::NoSuchRun(_)
                 | Rejection::NoSuchClaim(_)
+                | Rejection::UnknownRun(_)
                 | Rejection::NotHeld(..)
                 | Rejection::NobodyHolds(_) => ErrorCode::NotFound,
-                Rejection::ReservedName => ErrorCode::BadRequest,
+                Rejection::ReservedName | Rejection::TooManyUnits(_) => ErrorCode::BadRequest,
+                Rejection::OutOfBounds(_) => ErrorCode::Forbidden,
                 Rejection::AlreadyRunning(..)
+                | Rejection::AlreadyQueued(..)
+                | Rejection::Unsuccessful(_)
+                | Rejection::StillHeld { .. }
+                | Rejection::Deadlock(_)
                 | Rejection::HeldByAnother { .. }
                 | Rejection::ApplyUnderway(_)
                 | Rejection::NoApply(_) => ErrorCode::Conflict,

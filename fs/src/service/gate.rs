@@ -1,17 +1,18 @@
 //! One agent's gate: the fast path that needs no round trip, and the way to the owner.
 
 use super::Service;
-use crate::gate::{Answer, Gate, Intent, Notice, Ordered, Permit, Requester};
+use crate::gate::{Answer, Gate, Intent, NoApply, Notice, Ordered, Permit, Requester};
 use agentfs_api::Workspace;
-use agentfs_core::changeset::{Before, FileKind};
-use agentfs_core::machine::{PathFacts, Read};
+use agentfs_core::changeset::{Before, FileKind, Signature};
+use agentfs_core::machine::{PathFacts, Policy, Read};
 use agentfs_core::unit::InvalidUnit;
-use agentfs_core::{AgentName, RelPath, UnitList, WorkUnit};
+use agentfs_core::{AgentName, RelPath, WorkUnit, unit_list};
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Keeps an agent's writes away as long as it lives.
@@ -19,6 +20,9 @@ pub type NoWrites = ArcRwLockWriteGuard<RawRwLock, ()>;
 
 /// What base holds at a path, looked up when asked.
 type BaseEntry = dyn Fn(&RelPath) -> Before + Send + Sync;
+
+/// Whether the delta hides what base holds at a path, looked up when asked.
+type OwnEntry = dyn Fn(&RelPath, &Signature) -> bool + Send + Sync;
 
 /// What the owner and an agent's view know in common.
 ///
@@ -29,6 +33,8 @@ type BaseEntry = dyn Fn(&RelPath) -> Before + Send + Sync;
 struct Known {
     /// Whether a run of this agent is alive: without one nothing is written.
     live: bool,
+    /// What that run's writes meet.
+    policy: Option<Arc<Policy>>,
     /// Paths whose units are held and whose base version has been noted.
     admitted: HashSet<RelPath>,
     /// The version of each path that the run last opened for reading.
@@ -69,8 +75,13 @@ impl Known {
     fn is_delegated(&self, intent: &Intent) -> bool {
         let lent = |path: &RelPath| self.delegated.iter().any(|dir| dir.contains(path));
         let current = |unit: &WorkUnit| !self.pinned.keys().any(|path| unit.covers_path(path));
-        intent.units.iter().all(|unit| unit.path().is_some_and(lent) && current(unit))
-            && intent.paths.iter().all(|path| lent(path) && !self.pinned.contains_key(path))
+        let open = |unit: &WorkUnit| self.policy.as_ref().is_none_or(|p| p.is_open(unit));
+        let open_path = |path: &RelPath| open(&WorkUnit::File(path.clone()));
+        intent.units.iter().all(|unit| unit.path().is_some_and(lent) && current(unit) && open(unit))
+            && intent
+                .paths
+                .iter()
+                .all(|path| lent(path) && !self.pinned.contains_key(path) && open_path(path))
     }
 }
 
@@ -80,9 +91,12 @@ pub struct AgentGate {
     workspace: Workspace,
     service: Service,
     base_entry: Box<BaseEntry>,
+    own_entry: Box<OwnEntry>,
     known: Mutex<Known>,
     /// Held for reading by every operation that writes, for writing by an apply.
     applying: Arc<RwLock<()>>,
+    /// How many operations that write have begun.
+    begun: AtomicU64,
 }
 
 impl AgentGate {
@@ -92,9 +106,10 @@ impl AgentGate {
         workspace: Workspace,
         service: Service,
         base_entry: Box<BaseEntry>,
+        own_entry: Box<OwnEntry>,
     ) -> Arc<Self> {
-        let (known, applying) = Default::default();
-        Arc::new(Self { agent, workspace, service, base_entry, known, applying })
+        let (known, applying, begun) = Default::default();
+        Arc::new(Self { agent, workspace, service, base_entry, own_entry, known, applying, begun })
     }
 
     /// What an order came to, for whoever reads its file.
@@ -120,17 +135,19 @@ impl AgentGate {
     }
 
     /// A run begins: it has read nothing, and its view is at the newest version of base.
-    pub fn open(&self) {
+    pub fn open(&self, policy: Option<Policy>) {
         let mut known = self.known();
         let untold = std::mem::take(&mut known.untold);
-        *known = Known { live: true, untold, ..Known::default() };
+        let policy = policy.map(Arc::new);
+        *known = Known { live: true, policy, untold, ..Known::default() };
     }
 
     /// A run goes on that began under another daemon: nobody knows what it has read.
-    pub fn reopen(&self) {
+    pub fn reopen(&self, policy: Option<Policy>) {
         let mut known = self.known();
         let untold = std::mem::take(&mut known.untold);
-        *known = Known { live: true, has_a_past: true, untold, ..Known::default() };
+        let policy = policy.map(Arc::new);
+        *known = Known { live: true, policy, has_a_past: true, untold, ..Known::default() };
     }
 
     /// The run has ended.
@@ -182,7 +199,19 @@ impl AgentGate {
     /// For an operation that the owner has let through. Never while this thread holds the guard
     /// of [`AgentGate::stop_writes`]: it would wait for itself.
     pub fn permit(&self) -> Permit {
-        Permit::guarded(self.applying.read_arc())
+        self.begin(self.applying.read_arc())
+    }
+
+    fn begin(&self, no_apply: NoApply) -> Permit {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Permit::guarded(no_apply)
+    }
+
+    /// How many operations that write have begun. Whoever finds the same number twice, each time
+    /// while no writes are under way ([`AgentGate::stop_writes`]), knows that there was none in
+    /// between. What is written to a file that was open already is not among them.
+    pub fn writes_begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Waits until no operation that writes is under way, and lets none begin while the guard
@@ -271,7 +300,9 @@ impl AgentGate {
                 }
                 None => Read::Never,
             };
-            PathFacts { path: path.clone(), read, base }
+            // Where base has nothing, nothing is hidden.
+            let own = base.is_some_and(|base| (self.own_entry)(path, &base));
+            PathFacts { path: path.clone(), read, base, own }
         };
         paths.iter().map(fact).collect()
     }
@@ -286,7 +317,7 @@ impl AgentGate {
         if facts.iter().any(PathFacts::is_stale) {
             return None;
         }
-        let permit = self.applying.try_read_arc().map(Permit::guarded)?;
+        let permit = self.applying.try_read_arc().map(|guard| self.begin(guard))?;
         known.admitted.extend(intent.paths.iter().cloned());
         let first = known.untold.is_empty();
         known.untold.push(Taken { intent: intent.clone(), facts });
@@ -307,7 +338,7 @@ impl Gate for AgentGate {
         }
         if known.admits(intent) {
             // If not, an apply is underway: the owner answers when it is done.
-            return self.applying.try_read_arc().map(Permit::guarded);
+            return self.applying.try_read_arc().map(|guard| self.begin(guard));
         }
         self.take(known, intent)
     }
@@ -315,6 +346,10 @@ impl Gate for AgentGate {
     fn ask(&self, intent: Intent, requester: Requester, answer: Answer) {
         let agent = self.agent.clone();
         self.service.send(Box::new(move |owner| owner.write(agent, intent, requester, answer)));
+    }
+
+    fn may_read(&self, path: &RelPath) -> bool {
+        self.known().policy.as_ref().is_none_or(|policy| policy.may_read(path))
     }
 
     fn read(&self, path: &RelPath, seen: Before) {
@@ -353,7 +388,7 @@ impl Gate for AgentGate {
         done: Ordered,
     ) {
         let agent = self.agent.clone();
-        let list = UnitList::parse(text, |typed| self.locate(typed), is_dir);
+        let list = unit_list::parse(text, |typed| self.locate(typed), is_dir);
         self.service.send(Box::new(move |owner| owner.order(agent, order, list, requester, done)));
     }
 }
@@ -361,7 +396,6 @@ impl Gate for AgentGate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentfs_core::changeset::{FileKind, Signature};
     use std::sync::mpsc;
 
     #[expect(clippy::unnecessary_wraps, reason = "what base holds is a `Before`")]
@@ -370,22 +404,28 @@ mod tests {
     }
 
     fn gate_over(base: Before) -> Arc<AgentGate> {
+        gate_between(base, false)
+    }
+
+    fn gate_between(base: Before, own: bool) -> Arc<AgentGate> {
         let service = Service { jobs: mpsc::channel().0 };
         let at = |name: &str| std::path::PathBuf::from(name);
         let workspace =
             Workspace { root: at("/w"), state_dir: at("/s/w-1"), runtime_dir: at("/r/w-1") };
-        AgentGate::new("alice".parse().unwrap(), workspace, service, Box::new(move |_| base))
+        let (base, own) = (Box::new(move |_: &_| base), Box::new(move |_: &_, _: &_| own));
+        AgentGate::new("alice".parse().unwrap(), workspace, service, base, own)
     }
 
     fn writes(path: &str) -> Intent {
         let path: RelPath = path.parse().unwrap();
-        Intent { operation: "open", units: vec![WorkUnit::File(path.clone())], paths: vec![path] }
+        let units = vec![WorkUnit::File(path.clone())];
+        Intent { operation: "open", units, paths: vec![path], moves: None }
     }
 
     #[test]
     fn the_fast_path_is_open_exactly_for_what_was_admitted() {
         let gate = gate_over(version(1));
-        gate.open();
+        gate.open(None);
         assert!(gate.already(&writes("a")).is_none());
         gate.admit(&writes("a").paths);
         assert!(gate.already(&writes("a")).is_some());
@@ -395,20 +435,21 @@ mod tests {
         gate.admit(&writes("a").paths);
         gate.close();
         assert!(gate.already(&writes("a")).is_none(), "no run, no write");
+        assert_eq!(gate.writes_begun(), 1, "exactly what was let through");
     }
 
     #[test]
     fn what_an_earlier_daemon_saw_being_read_is_unknown_until_it_is_read_again() {
         let gate = gate_over(version(1));
-        gate.reopen();
+        gate.reopen(None);
         let paths = writes("a").paths;
         assert_eq!(gate.facts(&paths)[0].read, Read::Unknown);
         gate.read(&paths[0], None);
         assert_eq!(gate.facts(&paths)[0].read, Read::Version(version(1)));
-        gate.open();
+        gate.open(None);
         assert_eq!(gate.facts(&paths)[0].read, Read::Never, "another run");
         let new = gate_over(None);
-        new.reopen();
+        new.reopen(None);
         assert_eq!(new.facts(&paths)[0].read, Read::Never, "there was nothing to be read");
     }
 
@@ -424,17 +465,17 @@ mod tests {
 
     #[test]
     fn making_a_directory_needs_a_live_run_and_nothing_else() {
-        let mkdir = Intent { operation: "mkdir", units: vec![], paths: vec![] };
+        let mkdir = Intent { operation: "mkdir", units: vec![], paths: vec![], moves: None };
         let gate = gate_over(None);
         assert!(gate.already(&mkdir).is_none());
-        gate.open();
+        gate.open(None);
         assert!(gate.already(&mkdir).is_some());
     }
 
     #[test]
     fn where_an_agent_is_alone_its_writes_go_through_and_are_told_afterwards() {
         let gate = gate_over(version(1));
-        gate.open();
+        gate.open(None);
         gate.delegate("d".parse().unwrap());
         assert!(gate.already(&writes("a")).is_none(), "not there");
         assert!(gate.already(&writes("d/a")).is_some());
@@ -452,7 +493,7 @@ mod tests {
     #[test]
     fn nothing_unread_or_outdated_goes_through_untold() {
         let gate = gate_over(version(2));
-        gate.open();
+        gate.open(None);
         gate.delegate(RelPath::root());
         let path = |text: &str| text.parse::<RelPath>().unwrap();
         gate.read(&path("read"), version(1));
@@ -463,6 +504,7 @@ mod tests {
             operation: "rmdir",
             units: vec![WorkUnit::Dir(path(dir))],
             paths: vec![path(dir)],
+            moves: None,
         };
         assert!(gate.already(&rmdir("d")).is_none(), "something in it is pinned");
         assert!(gate.already(&rmdir("e")).is_some());
@@ -472,9 +514,19 @@ mod tests {
     }
 
     #[test]
+    fn what_the_delta_hides_is_told_and_is_not_stale() {
+        let gate = gate_between(version(2), true);
+        gate.reopen(None);
+        gate.delegate(RelPath::root());
+        assert!(gate.already(&writes("a")).is_some(), "base's version is not there to be read");
+        assert!(gate.take_untold()[0].facts[0].own);
+        assert!(!gate_between(None, true).facts(&writes("a").paths)[0].own, "nothing is hidden");
+    }
+
+    #[test]
     fn what_was_read_is_what_the_view_showed() {
         let gate = gate_over(version(2));
-        gate.open();
+        gate.open(None);
         let paths = writes("a").paths;
         assert_eq!(gate.facts(&paths)[0].read, Read::Never);
         gate.pin([(paths[0].clone(), version(1))]);
@@ -490,7 +542,7 @@ mod tests {
     #[test]
     fn what_was_read_before_a_sync_is_stale_after_it() {
         let gate = gate_over(version(2));
-        gate.open();
+        gate.open(None);
         let paths = writes("a").paths;
         gate.pin([(paths[0].clone(), version(1))]);
         gate.read(&paths[0], version(1));

@@ -10,12 +10,14 @@
 //! does it when it is answered), and an answer before the commit.
 
 mod delegation;
+mod ending;
 mod error;
 mod gate;
 mod git;
 mod mounts;
 mod orders;
 mod owner;
+mod plans;
 mod publish;
 mod queries;
 mod report;
@@ -24,12 +26,13 @@ mod sync;
 mod waiters;
 
 pub use error::{NotRecorded, ServiceError};
+pub use orders::asked_for;
 pub use owner::{Owner, Setup};
 pub use runs::LiveRun;
 
 use agentfs_api::types::{Lock, RunSummary, StartRun, StartedRun};
 use agentfs_core::machine::{ClaimRequest, Exit};
-use agentfs_core::{RunId, WorkUnit};
+use agentfs_core::{AgentName, RunId, Want};
 use std::sync::mpsc;
 use tokio::sync::oneshot;
 
@@ -83,24 +86,38 @@ impl Service {
         answer.recv().unwrap_or(Err(ServiceError::Stopped))
     }
 
-    /// Registers a run and serves its view. Looking for scratch in base may take long, so that is
-    /// done while the owner serves others.
-    pub async fn start_run(&self, request: StartRun) -> Result<StartedRun, ServiceError> {
-        let agent = request.agent.clone();
-        let (scratch, delta) = self.ask(move |owner| owner.fresh_scratch(agent.as_ref())).await?;
-        let look = move || scratch.find(mounts::MOST, delta.as_deref());
+    /// Registers a run, and waits until it is its turn and it has the units it begins with. The
+    /// run is alive from then on, and whoever asked has to begin it or to end it. While it waits
+    /// it is given up when its process is gone, not when the future is dropped.
+    pub async fn submit_run(&self, request: StartRun) -> Result<(RunId, AgentName), ServiceError> {
+        let request = self.ask(move |owner| owner.run_request(request)).await?;
+        let (reply, answer) = oneshot::channel();
+        self.send(Box::new(move |owner| owner.submit(request, reply)));
+        answer.await.unwrap_or(Err(ServiceError::Stopped))
+    }
+
+    /// Serves the view of a run that has started. Looking for scratch in base may take long, so
+    /// that is done while the owner serves others.
+    pub async fn begin_run(
+        &self,
+        run: RunId,
+        agent: AgentName,
+    ) -> Result<StartedRun, ServiceError> {
+        let whose = agent.clone();
+        let (scratch, delta) = self.ask(move |owner| Ok(owner.fresh_scratch(&whose))).await?;
+        let look = move || scratch.find(mounts::MOST, Some(delta.as_path()));
         let found = tokio::task::spawn_blocking(look).await;
         let found = found.unwrap_or_default();
-        self.ask(move |owner| owner.start_run(request, &found)).await
+        self.ask(move |owner| owner.begin_run(run, agent, &found)).await
     }
 
     /// Ends a run, publishes its changes if the policy says so, and tells how it went. Reading
     /// what it changed may take long, so that is done while the owner serves others.
     pub async fn end_run(&self, run: RunId, exit: Exit) -> Result<RunSummary, ServiceError> {
-        let work = self.ask(move |owner| owner.work_of_run(run)).await?;
-        let found = tokio::task::spawn_blocking(move || work.changes()).await;
-        let found = found.unwrap_or(Err(ServiceError::Stopped));
-        self.ask(move |owner| owner.end_run(run, exit, found)).await
+        let look = self.ask(move |owner| owner.look_at_run(run)).await?;
+        let seen = tokio::task::spawn_blocking(move || look.take()).await;
+        let seen = seen.unwrap_or(None);
+        self.ask(move |owner| owner.end_run(run, exit, seen)).await
     }
 
     /// Claims units and waits until they are granted or refused. If the future is dropped
@@ -126,7 +143,7 @@ fn if_kept<R>(
     said.and_then(|said| kept.map(|()| said).map_err(ServiceError::from))
 }
 
-/// The units of a claim as a list for people.
-fn list(units: &[WorkUnit]) -> String {
-    units.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+/// What a claim is for as a list for people.
+fn list(wants: &[Want]) -> String {
+    wants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -2,13 +2,14 @@
 //! sandbox leaves them no socket. The same claims as by the API, the answer as an errno, and in
 //! words as the text of the file that was written.
 
-use super::waiters::{Waiter, refusal, unrecorded};
+use super::waiters::{Waiter, refusal, refused_by, unrecorded};
 use super::{Owner, ServiceError, report};
 use crate::gate::{Notice, Ordered, Refusal, Requester};
 use agentfs_core::locks::Origin;
-use agentfs_core::machine::{ClaimEnd, ClaimRequest, Command, Rejection, Reply};
+use agentfs_core::machine::{Asker, ClaimEnd, ClaimRequest, Command, Rejection, Reply};
 use agentfs_core::unit::InvalidUnit;
-use agentfs_core::{AgentName, UnitList, WorkUnit};
+use agentfs_core::{AgentName, Want, WorkUnit};
+use std::time::Duration;
 
 /// A claim that was written into `.agentfs/claim` and waits.
 pub(super) struct OrderedClaim {
@@ -24,13 +25,24 @@ impl OrderedClaim {
     }
 }
 
+/// The claim that somebody asks for by name.
+pub fn asked_for(
+    agent: AgentName,
+    wants: Vec<Want>,
+    wait: Option<Duration>,
+    by: Asker,
+) -> ClaimRequest {
+    let (cause, origin) = ("claim".to_owned(), Origin::Asked);
+    ClaimRequest { agent, wants, wait, cause, origin, by, touches: Vec::new(), moves: None }
+}
+
 impl Owner {
     /// The agent has written `list` into the file `order`.
     pub(super) fn order(
         &mut self,
         agent: AgentName,
         order: Notice,
-        list: Result<UnitList, InvalidUnit>,
+        list: Result<Vec<Want>, InvalidUnit>,
         requester: Requester,
         done: Ordered,
     ) {
@@ -40,13 +52,12 @@ impl Owner {
             Ok(_) if self.state().live_run_of(&agent).is_none() => {
                 (Err(Refusal::Closed), refused(format!("{agent} has no run that is alive")))
             }
-            Ok(list) if order == Notice::Release => match self.release_all(&agent, &list.units) {
+            Ok(list) if order == Notice::Release => match self.release_all(&agent, &list) {
                 Ok(words) => (Ok(()), words),
                 Err(error) => (Err(Refusal::Denied), refused(error.to_string())),
             },
-            Ok(UnitList { mode, units }) => {
-                let (cause, origin) = ("claim".to_owned(), Origin::Asked);
-                let request = ClaimRequest { agent, units, mode, wait: None, cause, origin };
+            Ok(wants) => {
+                let request = asked_for(agent, wants, None, Asker::Agent);
                 return self.claim_by_order(OrderedClaim { request, requester, done });
             }
         };
@@ -69,39 +80,33 @@ impl Owner {
         let OrderedClaim { request, done, .. } = order;
         let (said, words) = match end {
             ClaimEnd::Granted => (Ok(()), self.granted_in_words(&request)),
-            ClaimEnd::TimedOut => (Err(Refusal::Busy), format!("refused: {text}\n")),
-            ClaimEnd::Cancelled | ClaimEnd::RunEnded => {
-                (Err(Refusal::Interrupted), format!("refused: {text}\n"))
-            }
+            end => (Err(refused_by(end)), format!("refused: {text}\n")),
         };
         self.end(&request.agent, Notice::Claim, said, words, done);
     }
 
     fn granted_in_words(&self, request: &ClaimRequest) -> String {
-        let lease = |unit: &WorkUnit| {
-            let held = self.state().locks.held(&request.agent, unit, request.mode)?;
+        let lease = |want: &Want| {
+            let held = self.state().locks.held(&request.agent, want)?;
+            let unit = &want.unit;
             let lease = report::lock(self.state(), held);
             // A directory may be what holds a file below it.
             let by =
                 if lease.unit == *unit { String::new() } else { format!(" by {}", lease.unit) };
             Some(format!("granted: {unit}{by} ({}, fencing token {})\n", lease.mode, lease.token))
         };
-        request.units.iter().filter_map(lease).collect()
+        request.wants.iter().filter_map(lease).collect()
     }
 
     /// Gives back all of `units`, or none if one of them is not held.
-    fn release_all(
-        &mut self,
-        agent: &AgentName,
-        units: &[WorkUnit],
-    ) -> Result<String, ServiceError> {
+    fn release_all(&mut self, agent: &AgentName, wants: &[Want]) -> Result<String, ServiceError> {
         let locks = &self.state().locks;
-        let held = |unit: &WorkUnit| locks.leases_of(agent).any(|lease| lease.unit == *unit);
-        if let Some(foreign) = units.iter().find(|unit| !held(unit)) {
+        let held = |unit: &&WorkUnit| locks.leases_of(agent).any(|lease| lease.unit == **unit);
+        if let Some(foreign) = wants.iter().map(|want| &want.unit).find(|unit| !held(unit)) {
             return Err(Rejection::NotHeld(agent.clone(), foreign.clone()).into());
         }
         let mut words = String::new();
-        for unit in units {
+        for unit in wants.iter().map(|want| &want.unit) {
             let line = format!("released: {unit}\n");
             // Named twice in one list.
             if !words.contains(&line) {

@@ -16,7 +16,7 @@ use agentfs_api::types::LogEntry;
 use agentfs_core::config::{self, Config};
 use agentfs_core::explain;
 use agentfs_core::machine::{Command, Event, LeaseEnd, Machine, Reply, State};
-use agentfs_core::{AgentName, ClaimId, RelPath, Timestamp, WorkUnit};
+use agentfs_core::{AgentName, ClaimId, RelPath, Timestamp, Want, WorkUnit};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak, mpsc};
@@ -136,7 +136,7 @@ impl Owner {
             self.look_at_waiters();
             self.tick();
             // Who needs to know has been told.
-            let _ = if self.afterwards.is_empty() { self.commit_unasked() } else { self.commit() };
+            let _ = self.commit_as_asked();
         }
         self.sync_if_due(Duration::ZERO);
     }
@@ -181,7 +181,22 @@ impl Owner {
     /// Takes back what is lent where the command is about to decide.
     fn recall_for(&mut self, command: &Command) {
         match command {
-            Command::Claim(request) => self.recall(&request.agent, &request.units),
+            Command::Claim(request) => self.recall(&request.agent, &units_of(&request.wants)),
+            Command::StartRun(request) => {
+                // Whoever it is, nobody may be writing there unheard.
+                let everybody = self.agents.keys().cloned().collect::<Vec<_>>();
+                let units = units_of(&request.wants);
+                for agent in everybody.iter().filter(|agent| request.agent.as_ref() != Some(*agent))
+                {
+                    self.recall_units(agent, &units);
+                }
+            }
+            Command::Steal { unit, .. } => {
+                let everybody = self.agents.keys().cloned().collect::<Vec<_>>();
+                for agent in &everybody {
+                    self.recall_units(agent, std::slice::from_ref(unit));
+                }
+            }
             Command::BeginApply { agent, paths, .. } => {
                 let units: Vec<_> = paths.iter().cloned().map(WorkUnit::File).collect();
                 self.recall(agent, &units);
@@ -215,8 +230,9 @@ impl Owner {
             Event::LeaseEnded { agent, unit, why, .. } => {
                 if let Some(served) = self.agents.get(agent) {
                     served.gate.revoke(unit);
-                    if *why == LeaseEnd::Expired {
-                        // Nobody may write unheard for an agent that gives no sign of life.
+                    if matches!(why, LeaseEnd::Expired | LeaseEnd::Stolen) {
+                        // Nobody may write unheard for an agent that gives no sign of life, or
+                        // where somebody else writes from now on.
                         served.gate.recall(&[WorkUnit::Dir(RelPath::root())]);
                     }
                 }
@@ -249,6 +265,11 @@ impl Owner {
     /// The disk is not waited for, and so does not hold up those who write beside the journal.
     fn commit_unasked(&mut self) -> Result<(), NotRecorded> {
         self.record(Durable::Soon)
+    }
+
+    /// Brings the journal up to date, and waits for the disk if somebody waits for an answer.
+    pub(super) fn commit_as_asked(&mut self) -> Result<(), NotRecorded> {
+        if self.afterwards.is_empty() { self.commit_unasked() } else { self.commit() }
     }
 
     fn sync_if_due(&mut self, within: Duration) {
@@ -390,12 +411,16 @@ pub(super) fn read_config(workspace: &Workspace) -> Result<Config, ServiceError>
     }
 }
 
+fn units_of(wants: &[Want]) -> Vec<WorkUnit> {
+    wants.iter().map(|want| want.unit.clone()).collect()
+}
+
 fn log_entry(entry: Entry) -> LogEntry {
     let Entry { seq, at, event } = entry;
     LogEntry {
         seq,
         at,
-        agent: Some(explain::whose(&event).clone()),
+        agent: explain::whose(&event).cloned(),
         text: explain::describe(&event),
         event: serde_json::to_value(&event).unwrap_or_default(),
     }

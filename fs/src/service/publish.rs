@@ -10,7 +10,7 @@ use super::{Owner, ServiceError};
 use crate::changeset::{self, Plan, Source, Staged};
 use crate::gate::ViewControl as _;
 use crate::layout::AgentDirs;
-use crate::view::Scratch;
+use crate::view::{Scratch, View};
 use agentfs_api::types::{Outcome, Settled};
 use agentfs_core::changeset::{BasedOn, Before, ChangeSet, Conflict};
 use agentfs_core::machine::{Command, Underway};
@@ -70,14 +70,15 @@ impl Work {
     ) -> Result<T, ServiceError> {
         // What the agent has written under a lease counts, even if base's rules have come to call
         // it scratch meanwhile (G4).
-        let is_scratch =
-            |path: &RelPath, is_dir| !self.has_noted(path) && self.scratch.is_scratch(path, is_dir);
+        let is_scratch = |path: &RelPath, is_dir| {
+            !has_noted(&self.based, path) && self.scratch.is_scratch(path, is_dir)
+        };
         Ok(job(&Source { base: &self.base, delta: &self.delta, is_scratch: &is_scratch })?)
     }
 
-    /// Whether the path, or something below it, was written under a lease.
-    fn has_noted(&self, path: &RelPath) -> bool {
-        at_and_below(&self.based, path).next().is_some()
+    /// Whether a file at `path` is part of the agent's work.
+    pub(super) fn counts(&self, path: &RelPath) -> bool {
+        counts(&self.based, &self.scratch, path)
     }
 }
 
@@ -101,8 +102,8 @@ impl Owner {
 
     /// Makes an agent's changes part of base, whole or not at all.
     pub fn apply_agent(&mut self, agent: &AgentName) -> Result<Settled, ServiceError> {
-        let written: Vec<RelPath> = self.state().agent(agent)?.based.keys().cloned().collect();
-        let still = self.stand_still(agent, &written)?;
+        self.state().agent(agent)?;
+        let still = self.stand_still(agent)?;
         let changes = self.changes_of(agent)?;
         let before = self.units_of(agent);
         let outcome = if changes.is_empty() {
@@ -153,20 +154,36 @@ impl Owner {
         self.state().locks.leases_of(agent).map(|lease| lease.unit.clone()).collect()
     }
 
-    /// Lets none of the agent's writes begin while the result lives; refuses if one of `paths` is
+    /// Lets none of the agent's writes begin while the result lives; refuses if it has something
     /// open for writing.
-    pub(super) fn stand_still(
-        &mut self,
-        agent: &AgentName,
-        paths: &[RelPath],
-    ) -> Result<Still, ServiceError> {
+    fn stand_still(&mut self, agent: &AgentName) -> Result<Still, ServiceError> {
+        let still = self.stop_writes(agent)?;
+        match self.left_open(agent) {
+            None => Ok(still),
+            Some(path) => {
+                let (agent, path) = (agent.clone(), path.to_string());
+                Err(ServiceError::BeingWritten { agent, path })
+            }
+        }
+    }
+
+    /// Lets none of the agent's writes begin while the result lives. What it has open for writing
+    /// it goes on writing to.
+    pub(super) fn stop_writes(&mut self, agent: &AgentName) -> Result<Still, ServiceError> {
         // Writes that were let through and not yet answered would never end otherwise.
-        self.commit()?;
+        self.commit_as_asked()?;
         let still = Still(self.agents.get(agent).map(|served| served.gate.stop_writes()));
         // What has gone through until now.
         self.collect(agent);
-        self.refuse_while_written(agent, paths)?;
         Ok(still)
+    }
+
+    /// Where an agent whose writes stand still may write on nevertheless. Blocks for a moment if
+    /// it has something open.
+    pub(super) fn left_open(&self, agent: &AgentName) -> Option<RelPath> {
+        let based = &self.state().agent(agent).ok()?.based;
+        let view = &self.agents.get(agent)?.view;
+        being_written(view, |path| counts(based, &self.scratch, path))
     }
 
     /// Applies `changes`, which are not empty, and tells the views.
@@ -197,25 +214,6 @@ impl Owner {
             changeset::resume(&self.workspace.root, &stage, &plan)
         })?;
         self.finish_apply(agent, &plan, &applied, still)
-    }
-
-    /// A file that is being written is neither its old nor its new version.
-    ///
-    /// The kernel tells of a file's last close after the fact, so that what a process has just
-    /// closed, or had open when it ended, may count as open for a moment longer: only what stays
-    /// open for [`CLOSING`] is being written.
-    fn refuse_while_written(&self, agent: &AgentName, set: &[RelPath]) -> Result<(), ServiceError> {
-        let Some(served) = self.agents.get(agent) else { return Ok(()) };
-        let asked = Instant::now();
-        loop {
-            let open = served.view.open_for_writing();
-            let Some(path) = open.iter().find(|path| set.contains(path)) else { return Ok(()) };
-            if asked.elapsed() >= CLOSING {
-                let path = path.to_string();
-                return Err(ServiceError::BeingWritten { agent: agent.clone(), path });
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
     }
 
     /// The intent is in the journal when this returns.
@@ -259,13 +257,11 @@ impl Owner {
             tracing::warn!(%agent, "{kept}");
         }
         let live = self.state().live_run_of(agent).is_some();
-        let rebased = if live {
-            self.publish_live(agent, plan, applied)?
-        } else {
+        let rebased = self.take_out(agent, plan, applied)?;
+        if !live && rebased.is_empty() {
             // Nobody writes any more: what is left was copied up and not changed.
             self.drop_from_delta(agent, None)?;
-            Vec::new()
-        };
+        }
         // Before others hear of it: one of them may be a write of this very agent that waits.
         drop(still);
         self.command(Command::FinishApply { agent: agent.clone(), rebased })?;
@@ -275,9 +271,9 @@ impl Owner {
         Ok(())
     }
 
-    /// Takes what was applied out of the delta of an agent that goes on running, and lets its view
-    /// show base there. Says where the agent has written again since the staging, and on what.
-    fn publish_live(
+    /// Takes what was applied out of the delta, and lets the agent's view show base there. Says
+    /// where the agent has written again since the staging, and on what.
+    fn take_out(
         &mut self,
         agent: &AgentName,
         plan: &Plan,
@@ -296,7 +292,7 @@ impl Owner {
         Ok(rebased)
     }
 
-    fn drop_from_delta(
+    pub(super) fn drop_from_delta(
         &self,
         agent: &AgentName,
         paths: Option<&[RelPath]>,
@@ -332,5 +328,32 @@ impl Owner {
         let applied = changeset::resume(&self.workspace.root, Path::new(&apply.stage), &plan)?;
         self.open_view(agent)?;
         self.finish_apply(agent, &plan, &applied, Still(None))
+    }
+}
+
+/// Whether a file at `path` is part of an agent's work: it is no scratch, or has been noted.
+fn counts(based: &BasedOn, scratch: &Scratch, path: &RelPath) -> bool {
+    has_noted(based, path) || !scratch.is_scratch(path, false)
+}
+
+/// Whether the path, or something below it, was written under a lease.
+fn has_noted(based: &BasedOn, path: &RelPath) -> bool {
+    at_and_below(based, path).next().is_some()
+}
+
+/// One of the paths that `counts` picks and that is open for writing: a file that is being written
+/// is neither its old nor its new version.
+///
+/// The kernel tells of a file's last close after the fact, so that what a process has just closed,
+/// or had open when it ended, may count as open for a moment longer: only what stays open for
+/// [`CLOSING`] is being written. Blocks so long.
+pub(super) fn being_written(view: &View, counts: impl Fn(&RelPath) -> bool) -> Option<RelPath> {
+    let asked = Instant::now();
+    loop {
+        let open = view.open_for_writing().into_iter().find(|path| counts(path));
+        if open.is_none() || asked.elapsed() >= CLOSING {
+            return open;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }

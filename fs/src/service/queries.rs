@@ -67,7 +67,7 @@ impl Owner {
 
     /// All claims that wait.
     pub fn queue(&self) -> Vec<Waiting> {
-        report::queue(self.state())
+        report::queue(self.state(), self.clock.now())
     }
 
     /// All agents.

@@ -5,16 +5,16 @@ use agentfs_api::types::{
     Waiting,
 };
 use agentfs_core::changeset::{ChangeSet, Conflict};
-use agentfs_core::locks::Lease;
+use agentfs_core::config::Span;
+use agentfs_core::locks::{Claim, Lease, Obstacle};
 use agentfs_core::machine::{self, State};
-use agentfs_core::{AgentName, RelPath, Timestamp, explain};
+use agentfs_core::{AgentName, ClaimId, RelPath, Timestamp, estimate, explain};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// One lease.
 pub fn lock(state: &State, lease: &Lease) -> Lock {
-    let wants = |claim: &&agentfs_core::locks::Claim| {
-        claim.agent != lease.agent && claim.units.iter().any(|unit| unit.overlaps(&lease.unit))
-    };
+    let wants = |claim: &&Claim| claim.agent != lease.agent;
     Lock {
         unit: lease.unit.clone(),
         mode: lease.mode,
@@ -22,8 +22,8 @@ pub fn lock(state: &State, lease: &Lease) -> Lock {
         run: lease.run,
         token: lease.token,
         since: lease.since,
-        expires: state.leases_end(&lease.agent),
-        waiters: state.locks.queue().filter(wants).count(),
+        expires: state.lease_ends(lease),
+        waiters: state.locks.wanting(&lease.unit).filter(wants).count(),
     }
 }
 
@@ -34,38 +34,45 @@ pub fn locks(state: &State) -> Vec<Lock> {
     locks
 }
 
-/// All claims that wait.
-pub fn queue(state: &State) -> Vec<Waiting> {
-    let waiting = |claim: &agentfs_core::locks::Claim| {
-        let overlaps = |other: &&agentfs_core::locks::Claim| {
-            let theirs = |unit| other.units.iter().any(|u| u.overlaps(unit));
-            other.id <= claim.id && claim.units.iter().any(theirs)
-        };
-        let obstacles =
-            state.locks.obstacles(&claim.agent, &claim.units, claim.mode, Some(claim.id));
-        Waiting {
-            claim: claim.id,
-            position: state.locks.queue().filter(overlaps).count(),
-            units: claim.units.clone(),
-            mode: claim.mode,
-            agent: claim.agent.clone(),
-            run: claim.run,
-            blockers: obstacles
-                .into_iter()
-                .map(|o| Blocker { agent: o.agent, unit: o.unit, since: o.since, holds: o.holds })
-                .collect(),
-            since: claim.since,
-            deadline: claim.deadline,
-            cause: claim.cause.clone(),
-        }
-    };
-    state.locks.queue().map(waiting).collect()
+/// All claims that wait, the first in line first.
+pub fn queue(state: &State, now: Timestamp) -> Vec<Waiting> {
+    state.locks.queue().map(|claim| waiting(state, claim, now)).collect()
+}
+
+fn waiting(state: &State, claim: &Claim, now: Timestamp) -> Waiting {
+    let beside = claim.wants.iter().flat_map(|want| state.locks.wanting(&want.unit));
+    let ahead: BTreeSet<ClaimId> =
+        beside.filter(|other| other.place() < claim.place()).map(|other| other.id).collect();
+    let submission = claim.run.and_then(|run| state.submitted.get(&run));
+    let obstacles = state.locks.obstacles(&claim.agent, &claim.wants, Some(claim.place()));
+    let reasons = explain::reasons(state, claim, now).into_iter();
+    Waiting {
+        claim: claim.id,
+        position: ahead.len() + 1,
+        wants: claim.wants.clone(),
+        agent: claim.agent.clone(),
+        run: claim.run,
+        blockers: obstacles.into_iter().map(blocker).collect(),
+        since: claim.since,
+        deadline: claim.deadline,
+        cause: claim.cause.clone(),
+        asks: claim.asks,
+        process: submission.map(|submission| submission.process.pid),
+        estimate: estimate::wait(state, claim, now).map(Span),
+        why: reasons.map(|(why, way_out)| format!("{why}. {way_out}")).collect(),
+    }
+}
+
+/// What stands in the way of a claim.
+pub fn blocker(obstacle: Obstacle) -> Blocker {
+    let Obstacle { agent, unit, since, holds } = obstacle;
+    Blocker { agent, unit, since, holds }
 }
 
 /// All agents, by name; `view` says where an agent's view is mounted.
 pub fn agents(state: &State, view: impl Fn(&AgentName) -> Option<PathBuf>) -> Vec<Agent> {
     let agent = |(name, known): (&AgentName, &machine::Agent)| {
-        let waits = state.locks.queue().any(|claim| claim.agent == *name);
+        let waits = state.locks.claims_of(name).next().is_some();
         Agent {
             name: name.clone(),
             state: match (known.live, waits, known.may_have_changes()) {
@@ -165,6 +172,7 @@ pub fn whoami(state: &State, agent: &AgentName) -> String {
     let unclaimed = run.map_or("none", |run| match run.policy.unclaimed {
         agentfs_core::config::Unclaimed::Claim => "claim",
         agentfs_core::config::Unclaimed::Deny => "deny",
+        agentfs_core::config::Unclaimed::Ask => "ask",
     });
     let newest = state.base_version;
     let base = match run.map(|run| run.base) {

@@ -1,23 +1,24 @@
-//! Runs: their beginning, their end, and what a new daemon does about those of the last one.
+//! Runs: their beginning, and what a new daemon does about those of the last one.
 
 use super::gate::AgentGate;
 use super::owner::{Served, read_config};
-use super::publish::Work;
-use super::{Owner, ServiceError, report, sync};
+use super::{Owner, ServiceError, sync};
 use crate::changeset;
 use crate::fuse;
-use crate::gate::ViewControl;
+use crate::gate::ViewControl as _;
 use crate::identity;
 use crate::layout::{self, AgentDirs};
 use crate::process;
 use crate::view::{Found, Scratch, View, ViewSpec};
-use agentfs_api::types::{Outcome, Place, RunSummary, ScratchMounts, StartRun, StartedRun};
-use agentfs_core::changeset::ChangeSet;
-use agentfs_core::config::{Publish, Span};
-use agentfs_core::machine::{Command, Exit, Policy, Reply};
+use agentfs_api::types::{Place, ScratchMounts, StartRun, StartedRun};
+use agentfs_core::changeset::Signature;
+use agentfs_core::config::Span;
+use agentfs_core::machine::{Command, Exit, Policy, RunRequest};
+use agentfs_core::plan::Plan;
 use agentfs_core::process_rules::ProcessRules;
 use agentfs_core::{AgentName, RelPath, RunId};
-use std::path::PathBuf;
+use rustix::fs::{Mode, OFlags};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,33 +41,38 @@ pub struct LiveRun {
 }
 
 impl Owner {
-    /// Registers a run and serves its view. Its claims are made afterwards.
-    /// `scratch` are the directories to be mounted past the view, where that can be.
-    pub fn start_run(
+    /// The run that is asked for, by the configuration as it is now.
+    pub(super) fn run_request(&mut self, request: StartRun) -> Result<RunRequest, ServiceError> {
+        self.reread_config()?;
+        self.command(Command::Configure(self.config.settings()))?;
+        let StartRun { agent, argv, claims, plan, priority, after, parent, pid, .. } = request;
+        let process = process::mark(pid).ok_or(ServiceError::NoSuchProcess(pid))?;
+        let mut policy = self.config.policy();
+        policy.unclaimed = request.unclaimed.unwrap_or(policy.unclaimed);
+        policy.wait = request.wait.unwrap_or(policy.wait);
+        let planned = plan.as_ref().and_then(|plan| plan.priority);
+        policy.priority = priority.or(planned).unwrap_or_default();
+        let wants = claims.into_iter().chain(plan.iter().flat_map(Plan::wants)).collect();
+        let wait = request.start_within.map(|span| span.0);
+        Ok(RunRequest { agent, argv, policy, process, parent, after, wants, plan, wait })
+    }
+
+    /// Serves the view of a run that has started. `scratch` are the directories to be mounted past
+    /// the view, where that can be.
+    pub fn begin_run(
         &mut self,
-        request: StartRun,
+        run: RunId,
+        agent: AgentName,
         scratch: &[Found],
     ) -> Result<StartedRun, ServiceError> {
-        let policy = Policy {
-            unclaimed: request.unclaimed.unwrap_or(self.config.unclaimed),
-            wait: request.wait.unwrap_or(self.config.wait),
-            ttl: self.config.ttl,
-        };
-        let process = process::mark(request.pid).ok_or(ServiceError::NoSuchProcess(request.pid))?;
-        let StartRun { agent, argv, .. } = request;
-        let wait = policy.wait;
-        let started = self.command(Command::StartRun { agent, argv, policy, process })?;
-        let Reply::Started(run, agent) = started else { return Err(ServiceError::Stopped) };
         match self.begin_view(run, &agent) {
             Ok((dirs, places)) => {
                 let scratch = self.prepare_mounts(&agent, &dirs, scratch);
-                let started = self.started(run, agent, dirs, scratch, places);
-                Ok(StartedRun { processes: self.processes(wait), ..started })
+                Ok(self.started(run, agent, dirs, scratch, places))
             }
             Err(error) => {
                 // What earlier runs of the agent left is still there.
-                let found = self.changes_of(&agent);
-                self.end_run(run, Exit::NotStarted, found)?;
+                self.end_run(run, Exit::NotStarted, None)?;
                 Err(error)
             }
         }
@@ -81,7 +87,7 @@ impl Owner {
         self.clear_discarded(agent)?;
         let places = self.begin_git(run, agent)?;
         let dirs = self.serve(agent)?;
-        self.gate_of(agent)?.open();
+        self.gate_of(agent)?.open(self.policy_of(agent));
         if let Err(error) = identity::seed(&dirs.home, &self.workspace.root, self.files.shown) {
             tracing::warn!(%agent, %error, "the agent's home has no git identity");
         }
@@ -96,7 +102,9 @@ impl Owner {
         scratch: Option<ScratchMounts>,
         places: Vec<Place>,
     ) -> StartedRun {
-        let heartbeat = (self.config.ttl.0 / HEARTBEATS_PER_TTL).min(LONGEST_HEARTBEAT);
+        let policy = self.state().live_run(run).map(|run| run.policy.shortest_ttl());
+        let ttl = policy.unwrap_or(self.config.ttl.0);
+        let heartbeat = (ttl / HEARTBEATS_PER_TTL).min(LONGEST_HEARTBEAT);
         StartedRun {
             run,
             root: self.workspace.root.clone(),
@@ -108,12 +116,13 @@ impl Owner {
             scratch,
             agent,
             places,
-            processes: ProcessRules::new(),
+            processes: self.processes(run),
         }
     }
 
-    /// The named processes of the configuration; those without a wait of their own have `wait`.
-    fn processes(&self, wait: Span) -> ProcessRules {
+    /// The named processes of the configuration; those without a wait of their own have the run's.
+    fn processes(&self, run: RunId) -> ProcessRules {
+        let wait = self.state().live_run(run).map_or(self.config.wait, |run| run.policy.wait);
         let mut rules = self.config.process.clone();
         for rule in rules.values_mut() {
             rule.wait.get_or_insert(wait);
@@ -121,14 +130,9 @@ impl Owner {
         rules
     }
 
-    /// What counts as scratch, by the configuration as it is now; and the agent's delta.
-    pub(super) fn fresh_scratch(
-        &mut self,
-        agent: Option<&AgentName>,
-    ) -> Result<(Arc<Scratch>, Option<PathBuf>), ServiceError> {
-        self.reread_config()?;
-        let delta = agent.map(|agent| AgentDirs::of(&self.workspace, agent).delta);
-        Ok((self.scratch.clone(), delta))
+    /// What counts as scratch, and the agent's delta.
+    pub(super) fn fresh_scratch(&self, agent: &AgentName) -> (Arc<Scratch>, PathBuf) {
+        (self.scratch.clone(), AgentDirs::of(&self.workspace, agent).delta)
     }
 
     fn reread_config(&mut self) -> Result<(), ServiceError> {
@@ -162,6 +166,10 @@ impl Owner {
         Ok(dirs)
     }
 
+    fn policy_of(&self, agent: &AgentName) -> Option<Policy> {
+        self.state().live_run_of(agent).map(|run| run.policy.clone())
+    }
+
     /// The gate of an agent whose view is open.
     fn gate_of(&self, agent: &AgentName) -> Result<&Arc<AgentGate>, ServiceError> {
         self.agents.get(agent).map(|served| &served.gate).ok_or(ServiceError::Stopped)
@@ -170,7 +178,7 @@ impl Owner {
     /// Serves a run that began under another daemon again.
     fn serve_again(&mut self, agent: &AgentName) -> Result<(), ServiceError> {
         self.serve(agent)?;
-        self.gate_of(agent)?.reopen();
+        self.gate_of(agent)?.reopen(self.policy_of(agent));
         Ok(())
     }
 
@@ -190,18 +198,26 @@ impl Owner {
                 scratch: self.scratch.clone(),
                 watch: self.watch.clone(),
             };
-            let root = rustix::fs::open(
-                &self.workspace.root,
-                rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY,
-                rustix::fs::Mode::empty(),
-            )
-            .map_err(ServiceError::io("open", &self.workspace.root))?;
-            // A path that can't be looked at counts as absent: a write based on it is then
-            // refused at apply, never merged into something unseen.
+            let open = |dir: &Path| {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let opened = rustix::fs::open(dir, flags, Mode::empty());
+                opened.map_err(ServiceError::io("open", dir))
+            };
+            let (base, delta) = (open(&self.workspace.root)?, open(&dirs.delta)?);
+            // A path that can't be looked at counts as absent, or as the agent's own: a write of
+            // it is then refused at apply, never merged into something unseen.
             let base_entry =
-                move |path: &RelPath| changeset::signature(&root, path).unwrap_or(None);
-            let (workspace, service) = (self.workspace.clone(), self.service.clone());
-            let gate = AgentGate::new(agent.clone(), workspace, service, Box::new(base_entry));
+                move |path: &RelPath| changeset::signature(&base, path).unwrap_or(None);
+            let own_entry = move |path: &RelPath, base: &Signature| {
+                changeset::hides(&delta, path, base).unwrap_or(true)
+            };
+            let gate = AgentGate::new(
+                agent.clone(),
+                self.workspace.clone(),
+                self.service.clone(),
+                Box::new(base_entry),
+                Box::new(own_entry),
+            );
             let view = View::open(spec, gate.clone())?;
             self.agents.insert(agent.clone(), Served { view, gate, mounted: None });
         }
@@ -211,77 +227,6 @@ impl Owner {
     /// A sign of life.
     pub fn heartbeat(&mut self, run: RunId) -> Result<(), ServiceError> {
         self.command(Command::Heartbeat { run }).map(drop)
-    }
-
-    /// What is needed to look at what a run, which lives, has changed.
-    pub(super) fn work_of_run(&mut self, run: RunId) -> Result<Work, ServiceError> {
-        let agent = self.state().live_run(run)?.agent.clone();
-        self.work_of(&agent)
-    }
-
-    /// Ends a run of which `found` is what it has changed, publishes that if the policy says so,
-    /// and tells how it went. Changes that can't be read are kept as they are.
-    pub(super) fn end_run(
-        &mut self,
-        run: RunId,
-        exit: Exit,
-        found: Result<ChangeSet, ServiceError>,
-    ) -> Result<RunSummary, ServiceError> {
-        let agent = self.state().live_run(run)?.agent.clone();
-        let units = self.state().live_run(run)?.units.iter().cloned().collect();
-        self.forget_mounts(&agent);
-        let publish = self.config.publish;
-        let why = match (&found, publish) {
-            (Err(error), _) => format!("they can't be read: {error}"),
-            _ if exit != Exit::Code(0) => format!("the command {exit}"),
-            (_, Publish::Manual) => "publish = \"manual\"".to_owned(),
-            (_, Publish::OnSuccess) => "the daemon ended before they were applied".to_owned(),
-        };
-        let is_unread = found.is_err();
-        let changes = found.unwrap_or_default();
-        let changed = if is_unread {
-            self.state().agent(&agent)?.based.len().max(1)
-        } else {
-            changes.changes.len()
-        };
-        self.command(Command::EndRun { run, exit, changed, why })?;
-        if changed == 0 {
-            self.drop_copies(&agent);
-        } else if exit == Exit::Code(0) && publish == Publish::OnSuccess && !is_unread {
-            self.publish_run(&agent, &changes)?;
-        }
-        let conflicts = report::coming(self.state(), Some(&agent), self.clock.now());
-        let ended = self.state().runs.get(&run);
-        let outcome = ended.and_then(|run| run.outcome.as_ref()).map(report::outcome);
-        Ok(RunSummary {
-            run,
-            agent,
-            changes,
-            units,
-            waits: ended.map(report::waits).unwrap_or_default(),
-            outcome: outcome.unwrap_or(Outcome::Nothing),
-            conflicts,
-        })
-    }
-
-    /// Applies the changes of a run that has ended; where that can't be, they stay pending.
-    fn publish_run(&mut self, agent: &AgentName, changes: &ChangeSet) -> Result<(), ServiceError> {
-        let paths: Vec<RelPath> = changes.changes.iter().map(|c| c.path.clone()).collect();
-        let still = self.stand_still(agent, &paths);
-        if let Err(error) = still.and_then(|still| self.apply_set(agent, changes, still)) {
-            let (agent, why) = (agent.clone(), error.to_string());
-            self.command(Command::KeepPending { agent, why })?;
-        }
-        Ok(())
-    }
-
-    /// After a run without changes: files that were copied up and not changed need not stay.
-    fn drop_copies(&self, agent: &AgentName) {
-        if let Some(served) = self.agents.get(agent)
-            && let Err(error) = served.view.drop_from_delta(None)
-        {
-            tracing::warn!(%agent, %error, "unchanged copies stay in the delta");
-        }
     }
 
     /// What a new daemon does first: finishes applies that were cut off, ends runs whose shim is
@@ -304,8 +249,7 @@ impl Owner {
             .collect();
         for (run, agent, alive) in live {
             if !alive {
-                let found = self.changes_of(&agent);
-                self.end_run(run, Exit::Lost, found)?;
+                self.end_run(run, Exit::Lost, None)?;
             } else if let Err(error) = self.serve_again(&agent) {
                 tracing::error!(%agent, %error, "its view can't be served again");
             }

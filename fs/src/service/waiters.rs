@@ -6,8 +6,11 @@ use crate::gate::{Answer, Intent, Notice, Permit, Refusal, Requester, ViewContro
 use crate::process;
 use agentfs_api::types::Lock;
 use agentfs_core::locks::Origin;
-use agentfs_core::machine::{ClaimEnd, ClaimRequest, Command, RefusalKind, Reply};
-use agentfs_core::{AgentName, ClaimId, Mode, RelPath, WorkUnit};
+use agentfs_core::machine::{
+    Asker, ClaimEnd, ClaimRequest, Command, ProcessMark, RefusalKind, Reply, RunRequest,
+};
+use agentfs_core::policy::Access;
+use agentfs_core::{AgentName, ClaimId, RelPath, RunId, Want};
 use tokio::sync::oneshot;
 
 /// Who hears of the end of a claim.
@@ -18,7 +21,12 @@ pub(super) enum Waiter {
     Order(OrderedClaim),
     /// A request of the API.
     Claim { request: ClaimRequest, reply: Granted },
+    /// A run that waits before it starts.
+    Start { run: RunId, agent: AgentName, process: ProcessMark, reply: Started },
 }
+
+/// Where the id of a run goes that has started.
+type Started = oneshot::Sender<Result<(RunId, AgentName), ServiceError>>;
 
 /// Where the leases of a claim go.
 type Granted = oneshot::Sender<Result<Vec<Lock>, ServiceError>>;
@@ -31,6 +39,7 @@ impl Waiter {
                 requester.tid != 0 && process::is_interrupted(requester.tid)
             }
             Self::Claim { reply, .. } => reply.is_closed(),
+            Self::Start { process, .. } => !process::is_alive(process),
         }
     }
 }
@@ -43,6 +52,7 @@ impl Waiter {
             Self::Order(order) => order.fail(unrecorded(why.clone())),
             // Whoever has gone away needs no answer.
             Self::Claim { reply, .. } => drop(reply.send(Err(why.clone().into()))),
+            Self::Start { reply, .. } => drop(reply.send(Err(why.clone().into()))),
         }
     }
 }
@@ -56,15 +66,7 @@ impl Owner {
         requester: Requester,
         answer: Answer,
     ) {
-        let request = ClaimRequest {
-            agent: agent.clone(),
-            units: intent.units.clone(),
-            mode: Mode::Exclusive,
-            wait: None,
-            cause: intent.operation.to_owned(),
-            origin: Origin::Write,
-        };
-        match self.command(Command::Claim(request)) {
+        match self.command(Command::Claim(write_of(&agent, &intent))) {
             Ok(Reply::Waiting(claim)) => {
                 self.wait(claim, Waiter::Write { agent, intent, requester, answer });
             }
@@ -133,15 +135,38 @@ impl Owner {
     }
 
     fn granted(&mut self, request: &ClaimRequest, reply: Granted) {
-        let lease = |unit: &WorkUnit| {
-            let lease = self.state().locks.held(&request.agent, unit, request.mode)?;
+        let lease = |want: &Want| {
+            let lease = self.state().locks.held(&request.agent, want)?;
             Some(report::lock(self.state(), lease))
         };
-        let leases = request.units.iter().filter_map(lease).collect();
+        let leases = request.wants.iter().filter_map(lease).collect();
         self.reply(reply, Ok(leases));
     }
 
     fn reply(&mut self, reply: Granted, said: Result<Vec<Lock>, ServiceError>) {
+        // Whoever has gone away needs no answer.
+        self.after_commit(move |kept| drop(reply.send(if_kept(kept, said))));
+    }
+
+    /// Registers a run; `reply` hears of it when it has started.
+    pub(super) fn submit(&mut self, request: RunRequest, reply: Started) {
+        let process = request.process.clone();
+        let said = match self.command(Command::StartRun(Box::new(request))) {
+            Ok(Reply::Started(run, agent)) => Ok((run, agent)),
+            Ok(Reply::Waiting(claim)) => {
+                let submitted = &self.state().submitted;
+                let submission = submitted.values().find(|s| s.claim == claim);
+                let known = submission.map(|s| (s.run, s.agent.clone()));
+                let Some((run, agent)) = known else { return };
+                return self.wait(claim, Waiter::Start { run, agent, process, reply });
+            }
+            Ok(_) => Err(ServiceError::Stopped),
+            Err(error) => Err(error),
+        };
+        self.reply_started(reply, said);
+    }
+
+    fn reply_started(&mut self, reply: Started, said: Result<(RunId, AgentName), ServiceError>) {
         // Whoever has gone away needs no answer.
         self.after_commit(move |kept| drop(reply.send(if_kept(kept, said))));
     }
@@ -159,7 +184,7 @@ impl Owner {
             self.waiters.insert(claim, waiter);
         } else {
             let agent = match &waiter {
-                Waiter::Write { agent, .. } => agent,
+                Waiter::Write { agent, .. } | Waiter::Start { agent, .. } => agent,
                 Waiter::Claim { request, .. } | Waiter::Order(OrderedClaim { request, .. }) => {
                     &request.agent
                 }
@@ -182,16 +207,18 @@ impl Owner {
                 self.admit(&agent, &intent, answer);
             }
             (Waiter::Claim { request, reply }, ClaimEnd::Granted) => self.granted(&request, reply),
-            (Waiter::Write { answer, .. }, ClaimEnd::TimedOut) => {
-                self.answer(answer, Err(Refusal::Busy));
+            (Waiter::Start { run, agent, reply, .. }, ClaimEnd::Granted) => {
+                self.reply_started(reply, Ok((run, agent)));
             }
-            (Waiter::Write { answer, .. }, ClaimEnd::Cancelled | ClaimEnd::RunEnded) => {
-                self.answer(answer, Err(Refusal::Interrupted));
-            }
+            (Waiter::Write { answer, .. }, end) => self.answer(answer, Err(refused_by(end))),
             (Waiter::Order(order), end) => self.end_order(order, end, &text),
             (Waiter::Claim { reply, .. }, _) => {
                 let timed_out = end == ClaimEnd::TimedOut;
                 self.reply(reply, Err(ServiceError::NotGranted { timed_out, text }));
+            }
+            (Waiter::Start { reply, .. }, _) => {
+                let timed_out = end == ClaimEnd::TimedOut;
+                self.reply_started(reply, Err(ServiceError::NotGranted { timed_out, text }));
             }
         }
     }
@@ -238,10 +265,10 @@ impl Owner {
             }
             Notice::Waiting => {
                 let line = |waiting: agentfs_api::types::Waiting| {
-                    let wants = list(&waiting.units);
+                    let wants = list(&waiting.wants);
                     format!("{}\t{}\t{wants}\t{}\n", waiting.position, waiting.agent, waiting.cause)
                 };
-                report::queue(state).into_iter().map(line).collect()
+                report::queue(state, now).into_iter().map(line).collect()
             }
             Notice::Explain => report::explanation_for(state, agent, now),
             Notice::Readme => include_str!("notice.md").to_owned(),
@@ -257,10 +284,34 @@ pub(super) fn unrecorded(why: NotRecorded) -> Refusal {
     if why.full { Refusal::Full } else { Refusal::NotRecorded }
 }
 
+/// What a write that waited meets when its claim has left the queue without a grant.
+pub(super) fn refused_by(end: ClaimEnd) -> Refusal {
+    match end {
+        ClaimEnd::TimedOut | ClaimEnd::Deadlock | ClaimEnd::Impossible => Refusal::Busy,
+        ClaimEnd::Refused => Refusal::Denied,
+        ClaimEnd::Cancelled | ClaimEnd::RunEnded | ClaimEnd::Granted => Refusal::Interrupted,
+    }
+}
+
+/// The claim that a write makes.
+pub(super) fn write_of(agent: &AgentName, intent: &Intent) -> ClaimRequest {
+    ClaimRequest {
+        agent: agent.clone(),
+        wants: intent.units.iter().cloned().map(Want::exclusive).collect(),
+        wait: None,
+        cause: intent.operation.to_owned(),
+        origin: Origin::Write,
+        by: Asker::Agent,
+        touches: intent.paths.clone(),
+        moves: intent.moves.clone(),
+    }
+}
+
 pub(super) fn refusal(why: RefusalKind) -> Refusal {
     match why {
-        RefusalKind::Denied => Refusal::Denied,
-        RefusalKind::Deadlock => Refusal::Busy,
+        RefusalKind::OutOfBounds(Access::ReadOnly) => Refusal::ReadOnly,
+        RefusalKind::Denied | RefusalKind::OutOfBounds(_) => Refusal::Denied,
+        RefusalKind::Deadlock | RefusalKind::TooMany => Refusal::Busy,
         RefusalKind::Stale => Refusal::Stale,
         RefusalKind::NoRun => Refusal::Closed,
     }

@@ -68,7 +68,7 @@ impl FsError {
             Self::Refused(Refusal::Stale) => Errno::AGAIN,
             Self::Refused(Refusal::Denied) => Errno::ACCESS,
             Self::Refused(Refusal::Interrupted) => Errno::INTR,
-            Self::Refused(Refusal::Closed) | Self::Virtual => Errno::ROFS,
+            Self::Refused(Refusal::Closed | Refusal::ReadOnly) | Self::Virtual => Errno::ROFS,
             Self::Refused(Refusal::Full) => Errno::NOSPC,
             Self::Refused(Refusal::NotRecorded) => Errno::IO,
             Self::NotFound => Errno::NOENT,

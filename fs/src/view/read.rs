@@ -5,7 +5,7 @@ use super::handles::Handle;
 use super::layers::{Entry, Place, Which};
 use super::nodes::{Facts, Target};
 use super::{View, acl, delta, notices, sys};
-use crate::gate::Notice;
+use crate::gate::{Notice, Refusal};
 use crate::stat::signature_of;
 use agentfs_core::RelPath;
 use rustix::fs::{self, FileType, Mode, OFlags, SeekFrom, Stat, StatVfs};
@@ -270,6 +270,9 @@ impl View {
         let (file, found) = self.open_node(ino, read_flags(flags))?;
         let stat = fs::fstat(&file)?;
         if let Some((path, top)) = found {
+            if !self.gate.may_read(&path) {
+                return Err(Refusal::Denied.into());
+            }
             // Before anything is read: should base get a new version in between, the run counts
             // as having read the old one, and is asked to read again; the other way round it
             // would overwrite what it has not seen (G2).

@@ -20,6 +20,10 @@ impl Gate for Permissive {
         Some(Permit::granted())
     }
 
+    fn may_read(&self, _: &RelPath) -> bool {
+        true
+    }
+
     fn ask(&self, _: Intent, _: Requester, answer: Answer) {
         answer(Ok(Permit::granted()));
     }

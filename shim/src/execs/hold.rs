@@ -10,7 +10,7 @@ use super::sys::{self, Listener};
 use super::units::{TreeId, Turn, Units};
 use agentfs_api::types::{ClaimUnits, ReleaseUnit};
 use agentfs_api::{ApiError, PatientClient};
-use agentfs_core::{AgentName, Mode, WorkUnit, explain};
+use agentfs_core::{AgentName, Mode, Want, WorkUnit, explain};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::cell::RefCell;
@@ -277,8 +277,7 @@ impl Holder {
         let before = locks.iter().any(|lock| lock.agent == self.agent && lock.unit == *unit);
         let request = ClaimUnits {
             agent: Some(self.agent.clone()),
-            units: vec![unit.clone()],
-            mode,
+            wants: vec![Want { unit: unit.clone(), mode }],
             wait: Some(agentfs_core::config::Span(wait)),
             cause: Some(exec.command.clone()),
         };

@@ -1,31 +1,27 @@
 //! Deciding what a command does: events, folded as they are made.
 
 use super::{
-    Author, BaseFacts, ClaimEnd, ClaimRequest, Command, Event, LeaseEnd, Machine, OPERATOR,
-    PathFacts, Policy, ProcessMark, RefusalKind, Rejection, Reply, moving,
+    Author, BaseFacts, Command, Event, LeaseEnd, Machine, PathFacts, RefusalKind, Rejection, Reply,
+    State, moving,
 };
 use crate::changeset::Before;
 use crate::explain;
-use crate::ids::{AgentName, ClaimId, RunId, Token};
-use crate::locks::{Claim, Lease, Origin};
+use crate::ids::{AgentName, ClaimId};
+use crate::locks::{Claim, Lease, Origin, Place};
 use crate::path::RelPath;
 use crate::time::Timestamp;
-use crate::unit::{Mode, WorkUnit};
-use crate::{config::Config, config::Unclaimed};
-use std::time::Duration;
+use crate::unit::WorkUnit;
+use std::collections::BTreeSet;
 
-/// Names for agents that were given none: short, easy to tell apart, easy to type.
-const SHORT_NAMES: [&str; 12] =
-    ["ada", "ben", "cleo", "dan", "eva", "finn", "gus", "hana", "ivo", "june", "kai", "lea"];
-
-/// A sign of life is journaled when this part of the time to live has passed since the last one.
-const RENEWALS_PER_TTL: u32 = 4;
-
-/// One command in the making: the machine and the events so far.
-struct Step<'m> {
+/// One command in the making: the machine, the events so far, and what follows from them.
+pub(super) struct Step<'m> {
     machine: &'m mut Machine,
-    now: Timestamp,
+    pub(super) now: Timestamp,
     events: Vec<Event>,
+    /// Claims that may be granted now because of the events.
+    pub(super) to_look_at: BTreeSet<Place>,
+    /// Whether there may be a circle of waits now that no new claim has made.
+    tangled: bool,
 }
 
 impl Machine {
@@ -38,36 +34,48 @@ impl Machine {
         command: Command,
         now: Timestamp,
     ) -> Result<(Reply, Vec<Event>), Rejection> {
-        let mut step = Step { machine: self, now, events: Vec::new() };
+        let (events, to_look_at) = (Vec::new(), BTreeSet::new());
+        let mut step = Step { machine: self, now, events, to_look_at, tangled: false };
         let reply = step.decide(command)?;
         step.grant_what_is_free();
+        if std::mem::take(&mut step.tangled) {
+            step.cut_knots();
+        }
         Ok((reply, step.events))
     }
 }
 
 impl Step<'_> {
+    pub(super) fn state(&self) -> &State {
+        &self.machine.state
+    }
+
     fn decide(&mut self, command: Command) -> Result<Reply, Rejection> {
         match command {
-            Command::StartRun { agent, argv, policy, process } => {
-                self.start_run(agent, argv, policy, process)
+            Command::StartRun(request) => self.start_run(*request),
+            Command::Configure(settings) => {
+                if settings != self.state().settings {
+                    self.emit(Event::Configured { settings });
+                }
+                Ok(Reply::Done)
             }
             Command::Heartbeat { run } => self.heartbeat(run),
-            Command::EndRun { run, exit, changed, why } => {
-                let agent = self.machine.state.live_run(run)?.agent.clone();
-                self.end_waits_of(&agent);
-                self.emit(Event::RunEnded { run, agent: agent.clone(), exit, changed, why });
-                if changed == 0 {
-                    self.end_leases(&agent, LeaseEnd::RunEnded, |_| true);
-                }
+            Command::EndRun { run, exit, changed, why } => self.end_run(run, exit, changed, why),
+            Command::NoteProcess { run, unit, began, pid } => {
+                let agent = self.state().live_run(run)?.agent.clone();
+                self.emit(match began {
+                    Some(argv) => Event::ProcessBegan { run, agent, unit, argv, pid },
+                    None => Event::ProcessEnded { run, agent, unit, pid },
+                });
                 Ok(Reply::Done)
             }
             Command::Claim(request) => Ok(self.claim(request)),
             Command::Admit { agent, cause, facts } => self.admit(&agent, &cause, facts),
-            Command::Cancel { claim } => {
-                self.machine.state.locks.claim(claim).ok_or(Rejection::NoSuchClaim(claim))?;
-                self.end_claim(claim, ClaimEnd::Cancelled);
-                Ok(Reply::Done)
-            }
+            Command::Cancel { claim } => self.cancel(claim),
+            Command::MoveClaim { claim, to } => self.move_claim(claim, to),
+            Command::Grant { claim, steal } => self.grant_by_hand(claim, steal),
+            Command::Refuse { claim, why } => self.refuse_claim(claim, why.as_deref()),
+            Command::Steal { unit, to } => self.steal(unit, to),
             Command::Release { agent, unit } => {
                 self.machine.state.agent(&agent)?;
                 let exactly = |lease: &Lease| lease.unit == unit;
@@ -126,114 +134,6 @@ impl Step<'_> {
         }
     }
 
-    fn start_run(
-        &mut self,
-        agent: Option<AgentName>,
-        argv: Vec<String>,
-        policy: Policy,
-        process: ProcessMark,
-    ) -> Result<Reply, Rejection> {
-        let agent = agent.unwrap_or_else(|| self.free_name());
-        if agent.as_str() == OPERATOR {
-            return Err(Rejection::ReservedName);
-        }
-        if let Some(run) = self.machine.state.live_run_of(&agent) {
-            return Err(Rejection::AlreadyRunning(agent, run.id));
-        }
-        let run = RunId(self.machine.state.last_run.0 + 1);
-        self.emit(Event::RunStarted { run, agent: agent.clone(), argv, policy, process });
-        Ok(Reply::Started(run, agent))
-    }
-
-    /// The first short name whose agent neither runs nor has changes.
-    fn free_name(&self) -> AgentName {
-        let agents = &self.machine.state.agents;
-        let names = (1u32..).flat_map(|round| {
-            SHORT_NAMES.iter().map(move |name| match round {
-                1 => (*name).to_owned(),
-                _ => format!("{name}{round}"),
-            })
-        });
-        let free = |name: &AgentName| {
-            agents.get(name).is_none_or(|known| known.live.is_none() && !known.may_have_changes())
-        };
-        names.filter_map(|name| name.parse().ok()).find(free).expect("names never run out")
-    }
-
-    fn heartbeat(&mut self, run: RunId) -> Result<Reply, Rejection> {
-        let state = &self.machine.state;
-        let agent = state.live_run(run)?.agent.clone();
-        let known = state.agent(&agent)?;
-        if self.now.since(known.last_sign) >= known.ttl / RENEWALS_PER_TTL {
-            self.emit(Event::Renewed { agent });
-        }
-        Ok(Reply::Done)
-    }
-
-    fn claim(&mut self, request: ClaimRequest) -> Reply {
-        let ClaimRequest { agent, units, mode, wait, cause, origin } = request;
-        let state = &self.machine.state;
-        let run = state.live_run_of(&agent);
-        let (run_id, policy) = (run.map(|run| run.id), run.map(|run| run.policy.clone()));
-        if origin == Origin::Write && run_id.is_none() {
-            return Reply::Refused(RefusalKind::NoRun);
-        }
-        let missing = |unit: &&WorkUnit| state.locks.held(&agent, unit, mode).is_none();
-        if origin == Origin::Write
-            && policy.as_ref().is_some_and(|policy| policy.unclaimed == Unclaimed::Deny)
-            && let Some(unit) =
-                units.iter().filter(missing).find(|unit| !self.is_temporary(&agent, unit))
-        {
-            let (unit, why) = (unit.clone(), RefusalKind::Denied);
-            let text = explain::denied(&agent, &unit, &cause);
-            self.emit(Event::Refused { agent, unit, why, text });
-            return Reply::Refused(why);
-        }
-        let obstacles = state.locks.obstacles(&agent, &units, mode, None);
-        let Some(first) = obstacles.first() else {
-            self.grant(&agent, run_id, &units, mode, origin);
-            return Reply::Granted;
-        };
-        if let Some(circle) = state.locks.deadlock(&agent, &units, mode) {
-            let (unit, why) = (first.unit.clone(), RefusalKind::Deadlock);
-            let text = explain::deadlocked(&agent, &unit, &cause, &circle);
-            self.emit(Event::Refused { agent, unit, why, text });
-            return Reply::Refused(why);
-        }
-        let wait = wait.or(policy.map(|policy| policy.wait.0)).unwrap_or(Config::default().wait.0);
-        let claim = Claim {
-            id: ClaimId(state.last_claim.0 + 1),
-            agent,
-            run: run_id,
-            units,
-            mode,
-            since: self.now,
-            deadline: self.now.plus(wait),
-            cause,
-            origin,
-        };
-        let (id, why) = (claim.id, explain::waits(state, &claim, self.now));
-        self.emit(Event::Queued { claim, why });
-        if wait == Duration::ZERO {
-            self.end_claim(id, ClaimEnd::TimedOut);
-        }
-        Reply::Waiting(id)
-    }
-
-    /// Whether `unit` looks like the temporary name under which an editor saves a file that the
-    /// agent has claimed: these need no claim of their own (DESIGN §6).
-    fn is_temporary(&self, agent: &AgentName, unit: &WorkUnit) -> bool {
-        let WorkUnit::File(path) = unit else { return false };
-        let locks = &self.machine.state.locks;
-        let claimed = locks.leases_of(agent).filter(|lease| lease.origin == Origin::Asked);
-        let nobody_elses =
-            locks.obstacles(agent, std::slice::from_ref(unit), Mode::Exclusive, None);
-        nobody_elses.is_empty()
-            && claimed
-                .filter_map(|lease| lease.unit.path())
-                .any(|file| is_temporary_for(path, file))
-    }
-
     fn admit(
         &mut self,
         agent: &AgentName,
@@ -249,8 +149,9 @@ impl Step<'_> {
             self.emit(Event::Refused { agent: agent.clone(), unit, why, text });
             return Ok(Reply::Refused(why));
         }
-        for PathFacts { path, base: before, .. } in new {
-            self.emit(Event::Based { agent: agent.clone(), path, before });
+        for fact in new {
+            let before = fact.based_on();
+            self.emit(Event::Based { agent: agent.clone(), path: fact.path, before });
         }
         Ok(Reply::Granted)
     }
@@ -264,7 +165,10 @@ impl Step<'_> {
         }
         for path in paths {
             let unit = WorkUnit::File(path.clone());
-            if let Some(lease) = state.locks.overlapping(&unit).find(|l| l.agent != *agent) {
+            let is_anothers = |lease: &&Lease| {
+                lease.agent != *agent && !state.locks.works_for(agent, &lease.agent)
+            };
+            if let Some(lease) = state.locks.overlapping(&unit).find(is_anothers) {
                 return Err(Rejection::HeldByAnother {
                     path: path.clone(),
                     holder: lease.agent.clone(),
@@ -318,133 +222,79 @@ impl Step<'_> {
         Ok(Reply::Done)
     }
 
-    fn time_out(&mut self) {
-        let late = |claim: &&Claim| claim.deadline <= self.now;
-        let late: Vec<ClaimId> =
-            self.machine.state.locks.queue().filter(late).map(|c| c.id).collect();
-        for id in late {
-            self.end_claim(id, ClaimEnd::TimedOut);
-        }
-        let silent: Vec<AgentName> = self
-            .machine
-            .state
-            .agents
-            .keys()
-            .filter(|agent| self.machine.state.leases_end(agent) <= self.now)
-            .cloned()
-            .collect();
-        for agent in silent {
-            if self.end_leases(&agent, LeaseEnd::Expired, |_| true) > 0 {
-                self.seal_if_bare(&agent);
-            }
-        }
-    }
-
-    /// Changes whose agent has no run and no lease any more are kept, and said to be sealed.
-    fn seal_if_bare(&mut self, agent: &AgentName) {
-        let state = &self.machine.state;
-        let bare = state.locks.leases_of(agent).next().is_none();
-        let known = state.agents.get(agent);
-        if bare && known.is_some_and(|k| k.live.is_none() && k.may_have_changes() && !k.sealed) {
-            self.emit(Event::Sealed { agent: agent.clone() });
-        }
-    }
-
-    fn grant_what_is_free(&mut self) {
-        while let Some(claim) = self.machine.state.locks.grantable().cloned() {
-            self.end_claim(claim.id, ClaimEnd::Granted);
-            self.grant(&claim.agent, claim.run, &claim.units, claim.mode, claim.origin);
-        }
-    }
-
-    /// Grants those of `units` that the agent does not hold yet.
-    fn grant(
-        &mut self,
-        agent: &AgentName,
-        run: Option<RunId>,
-        units: &[WorkUnit],
-        mode: Mode,
-        origin: Origin,
-    ) {
-        for unit in units {
-            if self.machine.state.locks.held(agent, unit, mode).is_none() {
-                let lease = Lease {
-                    token: Token(self.machine.state.last_token.0 + 1),
-                    unit: unit.clone(),
-                    mode,
-                    agent: agent.clone(),
-                    run,
-                    since: self.now,
-                    origin,
-                };
-                self.emit(Event::Granted { lease });
-            }
-        }
-    }
-
-    fn end_claim(&mut self, id: ClaimId, end: ClaimEnd) {
-        if let Some(claim) = self.machine.state.locks.claim(id).cloned() {
-            let text = explain::wait_ended(&self.machine.state, &claim, end, self.now);
-            self.emit(Event::ClaimEnded { claim: id, agent: claim.agent, end, text });
-        }
-    }
-
-    fn end_waits_of(&mut self, agent: &AgentName) {
-        let waiting = self.machine.state.locks.queue().filter(|claim| claim.agent == *agent);
-        let waiting: Vec<ClaimId> = waiting.map(|claim| claim.id).collect();
-        for id in waiting {
-            self.end_claim(id, ClaimEnd::RunEnded);
-        }
-    }
-
-    /// Ends the agent's leases that `which` picks; says how many.
-    fn end_leases(
-        &mut self,
-        agent: &AgentName,
-        why: LeaseEnd,
-        which: impl Fn(&Lease) -> bool,
-    ) -> usize {
-        let leases = self.machine.state.locks.leases_of(agent).filter(|lease| which(lease));
-        let ended: Vec<(Token, WorkUnit)> =
-            leases.map(|lease| (lease.token, lease.unit.clone())).collect();
-        let count = ended.len();
-        for (token, unit) in ended {
-            self.emit(Event::LeaseEnded { token, agent: agent.clone(), unit, why });
-        }
-        count
-    }
-
-    fn emit(&mut self, event: Event) {
+    pub(super) fn emit(&mut self, event: Event) {
+        // What it was before the event is what others may have waited for.
+        self.look_again(&event);
         self.machine
             .fold(&event, self.now)
             .expect("an event that was just decided fits the state it was decided on");
+        if let Event::RunStarted { .. } | Event::RunEnded { .. } | Event::Configured { .. } = event
+        {
+            let runs = self.state().locks.queue().filter(|claim| claim.origin == Origin::Start);
+            let runs: Vec<Place> = runs.map(Claim::place).collect();
+            self.tangled |= !runs.is_empty();
+            self.to_look_at.extend(runs);
+        }
         self.events.push(event);
     }
-}
 
-/// Whether `path` is a name that editors and agents use while they save `file`: beside it, and
-/// holding its name (`.a.rs.swp`, `a.rs.tmp.4711`, `a.rs~`), or vim's probe `4913`.
-fn is_temporary_for(path: &RelPath, file: &RelPath) -> bool {
-    let (Some(name), Some(of)) = (path.file_name(), file.file_name()) else { return false };
-    let (name, of) = (name.as_encoded_bytes(), of.as_encoded_bytes());
-    let holds_its_name = name.len() > of.len() && name.windows(of.len()).any(|part| part == of);
-    let probe = name.len() >= 4 && name.iter().all(u8::is_ascii_digit);
-    path.parent() == file.parent() && (holds_its_name || probe)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_temporary_for;
-
-    #[test]
-    fn temporary_names_are_those_that_hold_the_files_own() {
-        let for_a =
-            |name: &str| is_temporary_for(&name.parse().unwrap(), &"src/a.rs".parse().unwrap());
-        for name in ["src/a.rs.tmp.4711.1700", "src/.a.rs.swp", "src/a.rs~", "src/4913"] {
-            assert!(for_a(name), "{name}");
+    /// Notes which claims an event may let through.
+    fn look_again(&mut self, event: &Event) {
+        match event {
+            Event::LeaseEnded { agent, unit, .. } => {
+                // Who waited for this agent was not in its way; now it may be.
+                let waits = self.state().locks.claims_of(agent).next().is_some();
+                self.tangled |= waits;
+                self.look_at_those_that_want(unit);
+            }
+            Event::Granted { lease } => {
+                // Who waits for this agent from now on is not in its way any more.
+                let units = self.wanted_with(&lease.unit);
+                for unit in units.iter().chain([&lease.unit]) {
+                    self.look_at_those_that_want(unit);
+                }
+            }
+            Event::Queued { claim, .. } => self.look_at_claims_of(&claim.agent),
+            Event::ClaimEnded { claim, agent, .. } => {
+                let waits = self.state().locks.claims_of(agent).nth(1).is_some();
+                self.tangled |= waits;
+                self.look_at_those_beside(*claim);
+            }
+            Event::ClaimMoved { claim, agent, rank } => {
+                self.tangled = true;
+                self.to_look_at.insert(Place { rank: *rank, claim: *claim });
+                self.look_at_claims_of(agent);
+                self.look_at_those_beside(*claim);
+            }
+            Event::Approved { claim, agent } => {
+                self.tangled = true;
+                self.look_at_claims_of(agent);
+                self.look_at_those_beside(*claim);
+            }
+            _ => {}
         }
-        for name in ["src/b.rs", "a.rs.tmp", "src/x/a.rs.tmp", "src/a.rs", "src/12"] {
-            assert!(!for_a(name), "{name}");
+    }
+
+    fn look_at_those_that_want(&mut self, unit: &WorkUnit) {
+        let places: Vec<Place> = self.state().locks.wanting(unit).map(Claim::place).collect();
+        self.to_look_at.extend(places);
+    }
+
+    fn look_at_claims_of(&mut self, agent: &AgentName) {
+        let places: Vec<Place> = self.state().locks.claims_of(agent).map(Claim::place).collect();
+        self.to_look_at.extend(places);
+    }
+
+    fn look_at_those_beside(&mut self, claim: ClaimId) {
+        let wants = self.state().locks.claim(claim).map(|claim| claim.wants.clone());
+        for want in wants.into_iter().flatten() {
+            self.look_at_those_that_want(&want.unit);
         }
+    }
+
+    /// All that is wanted together with something of `unit`.
+    fn wanted_with(&self, unit: &WorkUnit) -> BTreeSet<WorkUnit> {
+        let wanting = self.state().locks.wanting(unit);
+        wanting.flat_map(|claim| &claim.wants).map(|want| want.unit.clone()).collect()
     }
 }

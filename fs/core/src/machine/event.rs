@@ -5,12 +5,14 @@
 
 use super::moving::{Author, Moved};
 use crate::changeset::Before;
-use crate::config::{Span, Unclaimed};
 use crate::ids::{AgentName, BaseVersion, ClaimId, RunId, Token};
-use crate::locks::{Claim, Lease};
+use crate::locks::{Claim, Lease, Rank};
 use crate::path::RelPath;
+use crate::plan::Plan;
+use crate::policy::{Access, Policy};
 use crate::unit::WorkUnit;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// One entry of the journal.
@@ -29,6 +31,22 @@ pub enum Event {
         policy: Policy,
         /// The process whose end is the run's end.
         process: ProcessMark,
+        /// For whose run it works: what that agent holds is not in its way.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parent: Option<AgentName>,
+        /// What it has declared.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        plan: Option<Plan>,
+    },
+    /// A run waits before it starts: for its turn, for other runs, for the units it begins with.
+    RunQueued {
+        /// What it will be.
+        submission: Box<Submission>,
+    },
+    /// What holds for all runs has changed.
+    Configured {
+        /// What holds from here on.
+        settings: Settings,
     },
     /// A run ended.
     RunEnded {
@@ -47,6 +65,30 @@ pub enum Event {
     Renewed {
         /// Whose.
         agent: AgentName,
+    },
+    /// A process of a run was named by a rule, and goes on with its unit held.
+    ProcessBegan {
+        /// Which run's.
+        run: RunId,
+        /// Whose.
+        agent: AgentName,
+        /// What it holds.
+        unit: WorkUnit,
+        /// The command line.
+        argv: Vec<String>,
+        /// Its number outside.
+        pid: u32,
+    },
+    /// A named process, and all that it had started, is gone.
+    ProcessEnded {
+        /// Which run's.
+        run: RunId,
+        /// Whose.
+        agent: AgentName,
+        /// What it held.
+        unit: WorkUnit,
+        /// Its number outside.
+        pid: u32,
     },
     /// A unit is held.
     Granted {
@@ -70,6 +112,22 @@ pub enum Event {
         claim: Claim,
         /// Why, in a sentence.
         why: String,
+    },
+    /// The operator has given a claim another place in the queue.
+    ClaimMoved {
+        /// Which.
+        claim: ClaimId,
+        /// Whose.
+        agent: AgentName,
+        /// What its place follows from now.
+        rank: Rank,
+    },
+    /// The operator has agreed to a claim that had to be asked for.
+    Approved {
+        /// Which.
+        claim: ClaimId,
+        /// Whose.
+        agent: AgentName,
     },
     /// A claim waits no more.
     ClaimEnded {
@@ -183,15 +241,51 @@ pub enum Event {
     },
 }
 
-/// What a run's writes meet.
+/// What holds for all runs together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// How many runs may be alive at once; none for any number.
+    #[serde(default)]
+    pub max_parallel: Option<usize>,
+    /// Of which named units more than one holder is allowed, and how many.
+    #[serde(default)]
+    pub slots: BTreeMap<WorkUnit, usize>,
+}
+
+/// A run that another waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct After {
+    /// Which has to end first.
+    pub run: RunId,
+    /// Whether its command has to exit with status 0.
+    #[serde(default)]
+    pub succeeded: bool,
+}
+
+/// A run that waits before it starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Policy {
-    /// At a unit that nobody holds.
-    pub unclaimed: Unclaimed,
-    /// At a unit that another holds: the longest wait.
-    pub wait: Span,
-    /// How long leases outlive the last sign of life.
-    pub ttl: Span,
+pub struct Submission {
+    /// The id that it will have.
+    pub run: RunId,
+    /// Whose.
+    pub agent: AgentName,
+    /// The command line.
+    pub argv: Vec<String>,
+    /// What its writes will meet.
+    pub policy: Policy,
+    /// The process that waits for it.
+    pub process: ProcessMark,
+    /// For whose run it works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<AgentName>,
+    /// Which runs have to end first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<After>,
+    /// What it has declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
+    /// Its claim, with its place in the queue.
+    pub claim: ClaimId,
 }
 
 /// A process, told apart from a later one with the same number.
@@ -247,6 +341,10 @@ pub enum LeaseEnd {
     Expired,
     /// The path it was for is again as in base.
     Forgotten,
+    /// The operator took it.
+    Stolen,
+    /// Its holder has the unit exclusively now.
+    Upgraded,
 }
 
 impl fmt::Display for LeaseEnd {
@@ -259,6 +357,8 @@ impl fmt::Display for LeaseEnd {
             Self::RunEnded => "its run ended without changes",
             Self::Expired => "no sign of life for too long",
             Self::Forgotten => "the path is again as in base",
+            Self::Stolen => "the operator took it",
+            Self::Upgraded => "it became an exclusive one",
         })
     }
 }
@@ -275,6 +375,12 @@ pub enum ClaimEnd {
     Cancelled,
     /// The run that waited ended.
     RunEnded,
+    /// The operator refused it.
+    Refused,
+    /// To wait on would be to wait for itself.
+    Deadlock,
+    /// A run that had to succeed first did not.
+    Impossible,
 }
 
 /// Why a write was refused at once.
@@ -289,4 +395,8 @@ pub enum RefusalKind {
     Stale,
     /// The agent has no live run.
     NoRun,
+    /// The policy keeps agents from writing it, or lets them only with the operator's leave.
+    OutOfBounds(Access),
+    /// Too many units at once, or too many claims that wait.
+    TooMany,
 }

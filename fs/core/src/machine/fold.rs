@@ -3,15 +3,14 @@
 
 use super::{
     Agent, ClaimEnd, Event, Exit, INCIDENTS_KEPT, Incident, LeaseEnd, Machine, Outcome, Run, State,
-    Underway,
+    Submission, Underway,
 };
 use crate::changeset::BasedOn;
 use crate::ids::{AgentName, RunId};
-use crate::locks::Claim;
-use crate::path::RelPath;
+use crate::locks::{Claim, Origin};
 use crate::time::Timestamp;
 use crate::unit::WorkUnit;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// An event that does not fit the state: the journal was not written by this machine.
@@ -33,7 +32,47 @@ impl Machine {
 impl State {
     pub(super) fn fold(&mut self, event: &Event, at: Timestamp) -> Result<(), Misfit> {
         match event {
-            Event::RunStarted { run, agent, argv, policy, process } => {
+            Event::RunQueued { .. }
+            | Event::Configured { .. }
+            | Event::RunStarted { .. }
+            | Event::RunEnded { .. }
+            | Event::ProcessBegan { .. }
+            | Event::ProcessEnded { .. }
+            | Event::Renewed { .. }
+            | Event::Sealed { .. } => self.fold_run(event, at),
+            Event::Granted { .. }
+            | Event::LeaseEnded { .. }
+            | Event::Queued { .. }
+            | Event::ClaimMoved { .. }
+            | Event::Approved { .. }
+            | Event::ClaimEnded { .. }
+            | Event::Refused { .. } => self.fold_lock(event, at),
+            Event::Synced { .. } | Event::ConflictComes { .. } | Event::ConflictGone { .. } => {
+                self.fold_moving(event, at)
+            }
+            Event::Based { .. }
+            | Event::Forgotten { .. }
+            | Event::ApplyBegun { .. }
+            | Event::Applied { .. }
+            | Event::Pending { .. }
+            | Event::Discarded { .. }
+            | Event::DeltaCleared { .. } => self.fold_work(event),
+        }
+    }
+
+    /// What happens to runs.
+    fn fold_run(&mut self, event: &Event, at: Timestamp) -> Result<(), Misfit> {
+        match event {
+            Event::RunQueued { submission } => {
+                self.last_run = self.last_run.max(submission.run);
+                self.submitted.insert(submission.run, (**submission).clone());
+            }
+            Event::Configured { settings } => {
+                self.settings = settings.clone();
+                self.locks.set_slots(settings.slots.clone());
+                self.hold_back_runs();
+            }
+            Event::RunStarted { run, agent, argv, policy, process, parent, plan } => {
                 let started = Run {
                     id: *run,
                     agent: agent.clone(),
@@ -44,7 +83,11 @@ impl State {
                     base: self.base_version,
                     ended: None,
                     outcome: None,
+                    parent: parent.clone(),
+                    plan: plan.clone(),
                     units: self.locks.leases_of(agent).map(|lease| lease.unit.clone()).collect(),
+                    written: BTreeSet::new(),
+                    processes: BTreeSet::new(),
                     incidents: Vec::new(),
                 };
                 self.begin(started);
@@ -56,7 +99,20 @@ impl State {
                 };
                 self.end(*run, agent, (at, *exit), outcome)?;
             }
+            Event::ProcessBegan { run, unit, .. } => {
+                let run = self.runs.get_mut(run).ok_or_else(|| misfit(run))?;
+                run.processes.insert(unit.clone());
+            }
             Event::Renewed { agent } => self.known_mut(agent)?.last_sign = at,
+            Event::Sealed { agent } => self.known_mut(agent)?.sealed = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What happens to leases and in the queue.
+    fn fold_lock(&mut self, event: &Event, at: Timestamp) -> Result<(), Misfit> {
+        match event {
             Event::Granted { lease } => {
                 self.last_token = self.last_token.max(lease.token);
                 let holder = self.agents.entry(lease.agent.clone()).or_insert_with(|| idle(at));
@@ -69,7 +125,8 @@ impl State {
                 self.locks.insert(lease.clone());
             }
             Event::LeaseEnded { token, agent, unit, why } => {
-                self.locks.remove(*token).ok_or_else(|| misfit(token))?;
+                let lease = self.locks.remove(*token).ok_or_else(|| misfit(token))?;
+                self.habits.learn(&lease.unit, at.since(lease.since));
                 if *why == LeaseEnd::Forgotten {
                     self.no_longer_held(agent, unit);
                 }
@@ -77,9 +134,22 @@ impl State {
             Event::Queued { claim, .. } => {
                 self.last_claim = self.last_claim.max(claim.id);
                 self.locks.enqueue(claim.clone());
+                if claim.origin == Origin::Start {
+                    self.hold_back_runs();
+                }
+            }
+            Event::ClaimMoved { claim, rank, .. } => {
+                self.locks.move_to(*claim, *rank).then_some(()).ok_or_else(|| misfit(claim))?;
+            }
+            Event::Approved { claim, .. } => {
+                self.locks.approve(*claim).then_some(()).ok_or_else(|| misfit(claim))?;
             }
             Event::ClaimEnded { claim, end, text, .. } => {
                 let claim = self.locks.dequeue(*claim).ok_or_else(|| misfit(claim))?;
+                if claim.origin == Origin::Start && *end != ClaimEnd::Granted {
+                    self.submitted.retain(|_, submission| submission.claim != claim.id);
+                    self.hold_back_runs();
+                }
                 if *end != ClaimEnd::RunEnded {
                     self.remember(waited(&claim, at, text));
                 }
@@ -91,8 +161,20 @@ impl State {
                 waited: Duration::ZERO,
                 text: text.clone(),
             }),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What happens to changes.
+    fn fold_work(&mut self, event: &Event) -> Result<(), Misfit> {
+        match event {
             Event::Based { agent, path, before } => {
-                self.known_mut(agent)?.based.insert(path.clone(), *before);
+                let known = self.known_mut(agent)?;
+                known.based.insert(path.clone(), *before);
+                if let Some(run) = known.live.and_then(|run| self.runs.get_mut(&run)) {
+                    run.written.insert(path.clone());
+                }
             }
             Event::Forgotten { agent, path } => {
                 let known = self.known_mut(agent)?;
@@ -127,10 +209,7 @@ impl State {
                 self.settle(agent, &Outcome::Discarded)?;
             }
             Event::DeltaCleared { agent } => self.known_mut(agent)?.clearing = false,
-            Event::Synced { .. } | Event::ConflictComes { .. } | Event::ConflictGone { .. } => {
-                self.fold_moving(event, at)?;
-            }
-            Event::Sealed { agent } => self.known_mut(agent)?.sealed = true,
+            _ => {}
         }
         Ok(())
     }
@@ -143,7 +222,20 @@ impl State {
         agent.sealed = false;
         agent.last_sign = run.started;
         agent.ttl = run.policy.ttl.0;
+        self.locks.set_works_for(&run.agent, run.parent.clone());
+        self.submitted.remove(&run.id);
         self.runs.insert(run.id, run);
+        self.hold_back_runs();
+    }
+
+    /// Runs whose turn it is not are in nobody's way.
+    fn hold_back_runs(&mut self) {
+        let turns =
+            |submission: &Submission| (submission.claim, !self.turns(submission).is_empty());
+        let turns: Vec<_> = self.submitted.values().map(turns).collect();
+        for (claim, is_held_back) in turns {
+            self.locks.hold_back(claim, is_held_back);
+        }
     }
 
     fn end(
@@ -166,6 +258,7 @@ impl State {
         }
         agent.forget_settled();
         self.forget_authors();
+        self.hold_back_runs();
         Ok(())
     }
 
@@ -233,7 +326,7 @@ fn idle(at: Timestamp) -> Agent {
 }
 
 fn waited(claim: &Claim, at: Timestamp, text: &str) -> Incident {
-    let unit = claim.units.first().cloned().unwrap_or(WorkUnit::Dir(RelPath::root()));
+    let unit = claim.wants.first().map(|want| want.unit.clone()).unwrap_or_default();
     Incident {
         at,
         agent: claim.agent.clone(),

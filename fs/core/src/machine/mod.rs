@@ -10,273 +10,59 @@
 //! neither applied nor discarded, but not longer than its time to live after the last sign of
 //! life: then the changes are *sealed* (kept, without leases).
 
+mod claims;
+mod command;
 mod decide;
 mod event;
 mod fold;
 mod moving;
+mod runs;
 #[cfg(test)]
 mod tests;
 
-pub use event::{ClaimEnd, Event, Exit, LeaseEnd, Policy, ProcessMark, RefusalKind};
+pub use crate::policy::Policy;
+pub use command::{
+    Asker, ClaimRequest, Command, Line, PathFacts, Read, Rejection, Reply, RunRequest,
+};
+pub use event::{
+    After, ClaimEnd, Event, Exit, LeaseEnd, ProcessMark, RefusalKind, Settings, Submission,
+};
 pub use fold::Misfit;
 pub use moving::{Author, BaseFacts, Coming, Moved};
 
-use crate::changeset::{Action, BasedOn, Before};
+use crate::changeset::BasedOn;
+use crate::config::Span;
+use crate::estimate::Habits;
 use crate::ids::{AgentName, BaseVersion, ClaimId, RunId, Token};
-use crate::locks::{LockTable, Origin};
+use crate::locks::{Lease, LockTable};
 use crate::path::RelPath;
+use crate::plan::Plan;
 use crate::time::Timestamp;
-use crate::unit::{Mode, WorkUnit};
+use crate::unit::WorkUnit;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// The name under which the operator claims units; no run may have it.
 pub const OPERATOR: &str = "operator";
 
+/// How many units one claim may be for.
+pub const MOST_UNITS: usize = 10_000;
+
+/// How many claims of one agent may wait at once.
+pub const MOST_CLAIMS: usize = 1_000;
+
 /// How many waits and refusals are kept to be explained.
 const INCIDENTS_KEPT: usize = 256;
 
-/// What a command asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Registers a run. Answer: [`Reply::Started`].
-    StartRun {
-        /// Whose; none for a free short name.
-        agent: Option<AgentName>,
-        /// The command line.
-        argv: Vec<String>,
-        /// What its writes meet.
-        policy: Policy,
-        /// The process whose end is the run's end.
-        process: ProcessMark,
-    },
-    /// A sign of life.
-    Heartbeat {
-        /// Of which run.
-        run: RunId,
-    },
-    /// Ends a run. Its waiting claims end; its leases stay while `changed` is not 0.
-    EndRun {
-        /// Which.
-        run: RunId,
-        /// How its command ended.
-        exit: Exit,
-        /// How many paths the agent has changed and not applied.
-        changed: usize,
-        /// Why the changes are not applied, for people.
-        why: String,
-    },
-    /// Wants units, all or none. Answer: [`Reply::Granted`], [`Reply::Waiting`] or
-    /// [`Reply::Refused`].
-    Claim(ClaimRequest),
-    /// Before a write whose units are held: notes what it is based on, or refuses it as stale.
-    /// Answer: [`Reply::Granted`] or [`Reply::Refused`].
-    Admit {
-        /// Who writes.
-        agent: AgentName,
-        /// For people: "open", "rename".
-        cause: String,
-        /// What is known of each path that is written.
-        facts: Vec<PathFacts>,
-    },
-    /// A claim gives up: its process is gone.
-    Cancel {
-        /// Which.
-        claim: ClaimId,
-    },
-    /// Gives a lease back.
-    Release {
-        /// Whose.
-        agent: AgentName,
-        /// On what: exactly this unit.
-        unit: WorkUnit,
-    },
-    /// A path is again as it is in base: the lease that a write took for it ends.
-    Forget {
-        /// Whose.
-        agent: AgentName,
-        /// Which.
-        path: RelPath,
-    },
-    /// An apply is about to change base.
-    BeginApply {
-        /// Whose changes.
-        agent: AgentName,
-        /// Which paths.
-        paths: Vec<RelPath>,
-        /// Where the new contents are staged.
-        stage: String,
-        /// The steps, in the daemon's own format.
-        plan: String,
-    },
-    /// The apply is done: base has a new version.
-    FinishApply {
-        /// Whose changes.
-        agent: AgentName,
-        /// The paths that the agent has written again since they were staged, and what base holds
-        /// there now: the agent's newest work is based on that.
-        rebased: Vec<(RelPath, Before)>,
-    },
-    /// The changes stay pending, for this reason.
-    KeepPending {
-        /// Whose changes.
-        agent: AgentName,
-        /// Why, for people.
-        why: String,
-    },
-    /// The agent's changes are dropped: its delta is to be cleared, and nothing in it counts.
-    Discard {
-        /// Whose.
-        agent: AgentName,
-    },
-    /// The delta has been cleared.
-    DeltaCleared {
-        /// Whose.
-        agent: AgentName,
-    },
-    /// The agent's view shows base's newest version. Answer: [`Reply::Synced`].
-    Sync {
-        /// Whose.
-        agent: AgentName,
-        /// What it shows otherwise than before.
-        moved: Vec<(RelPath, Action)>,
-    },
-    /// Base was looked at under what the agent has written: notes the conflicts that come, and
-    /// those that are gone.
-    Compare {
-        /// Whose changes.
-        agent: AgentName,
-        /// Whose apply has just changed base there; none if it was looked at for another reason.
-        by: Option<AgentName>,
-        /// What base has now.
-        facts: Vec<BaseFacts>,
-    },
-    /// Time has passed: waits end at their deadline, leases at the end of their time to live.
-    Tick,
-}
-
-/// A wish for units.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClaimRequest {
-    /// For whom.
-    pub agent: AgentName,
-    /// All of these, or none.
-    pub units: Vec<WorkUnit>,
-    /// Shared or exclusive.
-    pub mode: Mode,
-    /// How long it may wait; none for the run's policy.
-    pub wait: Option<Duration>,
-    /// What for, for people: "open", "rename", "claim".
-    pub cause: String,
-    /// Asked for, or needed by a write.
-    pub origin: Origin,
-}
-
-/// What is on disk for a path that is about to be written (G2).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PathFacts {
-    /// Which.
-    pub path: RelPath,
-    /// What the run last opened for reading.
-    pub read: Read,
-    /// The version in base now.
-    pub base: Before,
-}
-
-/// What a run has read of a path.
+/// Why it is not a run's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Read {
-    /// Nothing.
-    Never,
-    /// This version.
-    Version(Before),
-    /// Nobody knows: a new daemon serves the run, and what was read died with the old one.
-    Unknown,
-}
-
-impl PathFacts {
-    /// Whether the run would overwrite what it has not read (G2).
-    pub fn is_stale(&self) -> bool {
-        match self.read {
-            Read::Never => false,
-            Read::Version(read) => read != self.base,
-            Read::Unknown => true,
-        }
-    }
-}
-
-/// The answer to a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// The run has begun.
-    Started(RunId, AgentName),
-    /// The units are held, or the write may go on.
-    Granted,
-    /// The claim waits; [`Event::ClaimEnded`] tells its end.
-    Waiting(ClaimId),
-    /// The view was at one version of base and is at another, and this is what moved.
-    Synced(BaseVersion, BaseVersion, Vec<Moved>),
-    /// Refused at once; the events explain it.
-    Refused(RefusalKind),
-    /// Done.
-    Done,
-}
-
-/// A command that makes no sense in the present state.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    /// There is no agent of this name.
-    #[error("no agent is called {name}{}", list(known))]
-    NoSuchAgent {
-        /// The name that was given.
-        name: AgentName,
-        /// The names that there are.
-        known: Vec<AgentName>,
-    },
-    /// The agent has a live run.
-    #[error("{0} is already running ({1}); give another name with --agent, or wait for it to end")]
-    AlreadyRunning(AgentName, RunId),
-    /// The name is the operator's.
-    #[error("the name {OPERATOR:?} stands for you, the operator; give the agent another one")]
-    ReservedName,
-    /// There is no such live run.
-    #[error("{0} is not running (see `agentctl runs`)")]
-    NoSuchRun(RunId),
-    /// There is no such claim.
-    #[error("{0} does not wait any more (see `agentctl queue`)")]
-    NoSuchClaim(ClaimId),
-    /// The agent does not hold the unit.
-    #[error("{0} does not hold {1} (see `agentctl locks`)")]
-    NotHeld(AgentName, WorkUnit),
-    /// No agent holds the unit.
-    #[error("nobody holds {0} (see `agentctl locks`)")]
-    NobodyHolds(WorkUnit),
-    /// Another agent holds a path of the change set.
-    #[error(
-        "{path} is held by {holder}; apply or discard {holder}'s changes first, or release it: `agentctl release {unit} --agent {holder}`"
-    )]
-    HeldByAnother {
-        /// The path.
-        path: RelPath,
-        /// Who holds it.
-        holder: AgentName,
-        /// As part of this unit.
-        unit: WorkUnit,
-    },
-    /// The change set holds a path whose base nobody knows.
-    #[error("an apply of {0}'s changes has begun and not ended; restart the daemon to finish it")]
-    ApplyUnderway(AgentName),
-    /// There is no apply to end.
-    #[error("no apply of {0}'s changes has begun")]
-    NoApply(AgentName),
-}
-
-fn list(agents: &[AgentName]) -> String {
-    if agents.is_empty() {
-        return "; no agent has run here yet (start one with `agentshim run -- CMD`)".to_owned();
-    }
-    let names: Vec<&str> = agents.iter().map(AgentName::as_str).collect();
-    format!(" (known: {})", names.join(", "))
+pub enum Turn {
+    /// A run of the same agent is alive.
+    SameAgent(RunId),
+    /// It starts after this one.
+    After(RunId),
+    /// As many runs are alive as may be.
+    Parallel(usize),
 }
 
 /// An agent as the state knows it.
@@ -323,8 +109,16 @@ pub struct Run {
     pub ended: Option<(Timestamp, Exit)>,
     /// What became of its changes; none while it lives.
     pub outcome: Option<Outcome>,
+    /// For whose run it works.
+    pub parent: Option<AgentName>,
+    /// What it has declared.
+    pub plan: Option<Plan>,
     /// Every unit it has held.
     pub units: BTreeSet<WorkUnit>,
+    /// Every path it has written.
+    pub written: BTreeSet<RelPath>,
+    /// Every named process it has run.
+    pub processes: BTreeSet<WorkUnit>,
     /// Its waits and refusals.
     pub incidents: Vec<Incident>,
 }
@@ -375,8 +169,14 @@ pub struct State {
     pub agents: BTreeMap<AgentName, Agent>,
     /// All runs.
     pub runs: BTreeMap<RunId, Run>,
+    /// The runs that wait before they start.
+    pub submitted: BTreeMap<RunId, Submission>,
+    /// What holds for all runs together.
+    pub settings: Settings,
     /// Leases and queue.
     pub locks: LockTable,
+    /// How long units are held, as it has been.
+    pub habits: Habits,
     /// How many change sets have been applied.
     pub base_version: BaseVersion,
     /// Applies that have begun and not ended.
@@ -417,16 +217,46 @@ impl State {
         self.runs.get(&self.agents.get(agent)?.live?)
     }
 
-    /// When the agent's leases end if it gives no sign of life.
-    pub fn leases_end(&self, agent: &AgentName) -> Timestamp {
-        self.agents.get(agent).map_or(Timestamp::default(), |a| a.last_sign.plus(a.ttl))
+    /// When a lease ends if its agent gives no sign of life.
+    pub fn lease_ends(&self, lease: &Lease) -> Timestamp {
+        self.ends(&lease.agent, lease.ttl)
+    }
+
+    fn ends(&self, agent: &AgentName, ttl: Option<Span>) -> Timestamp {
+        let known = self.agents.get(agent);
+        known.map_or(Timestamp::default(), |a| a.last_sign.plus(ttl.map_or(a.ttl, |ttl| ttl.0)))
+    }
+
+    /// When the first of the agent's leases ends if it gives no sign of life.
+    fn first_lease_ends(&self, agent: &AgentName) -> Option<Timestamp> {
+        self.locks.ttls_of(agent).map(|ttl| self.ends(agent, ttl)).min()
+    }
+
+    /// Whether the run may start as far as turns go: it is not held back by others.
+    pub fn turns(&self, submission: &Submission) -> Vec<Turn> {
+        let mut turns = Vec::new();
+        if let Some(run) = self.agents.get(&submission.agent).and_then(|agent| agent.live) {
+            turns.push(Turn::SameAgent(run));
+        }
+        let is_over = |after: &&After| {
+            !self.submitted.contains_key(&after.run)
+                && self.runs.get(&after.run).is_none_or(|run| run.ended.is_some())
+        };
+        turns.extend(
+            submission.after.iter().filter(|after| !is_over(after)).map(|a| Turn::After(a.run)),
+        );
+        let alive = self.agents.values().filter(|agent| agent.live.is_some()).count();
+        if let Some(most) = self.settings.max_parallel.filter(|most| alive >= *most) {
+            turns.push(Turn::Parallel(most));
+        }
+        turns
     }
 
     /// The next time at which [`Command::Tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let waits = self.locks.queue().map(|claim| claim.deadline);
-        let holders = self.agents.keys().filter(|a| self.locks.leases_of(a).next().is_some());
-        waits.chain(holders.map(|agent| self.leases_end(agent))).min()
+        let wait = self.locks.next_deadline().map(|(at, _)| at);
+        let leases = self.locks.holders().filter_map(|agent| self.first_lease_ends(agent));
+        leases.chain(wait).min()
     }
 }
 

@@ -1,8 +1,10 @@
 //! The machine against stories, against recovery, and against the guarantee G1.
 
 use super::*;
-use crate::changeset::{FileKind, Signature};
+use crate::changeset::{Action, Before, FileKind, Signature};
 use crate::config::{Span, Unclaimed};
+use crate::locks::{Origin, Priority};
+use crate::want::Want;
 use proptest::prelude::*;
 
 fn name(text: &str) -> AgentName {
@@ -15,11 +17,25 @@ fn unit(text: &str) -> WorkUnit {
 
 fn policy(unclaimed: Unclaimed) -> Policy {
     let secs = |n| Span(Duration::from_secs(n));
-    Policy { unclaimed, wait: secs(60), ttl: secs(600) }
+    Policy { unclaimed, wait: secs(60), ttl: secs(600), priority: Priority::Normal, rules: vec![] }
 }
 
 fn process() -> ProcessMark {
     ProcessMark { pid: 1, started: 1, boot: "b".into() }
+}
+
+fn request(agent: Option<&str>) -> RunRequest {
+    RunRequest {
+        agent: agent.map(name),
+        argv: vec!["x".into()],
+        policy: policy(Unclaimed::Claim),
+        process: process(),
+        parent: None,
+        after: vec![],
+        wants: vec![],
+        plan: None,
+        wait: None,
+    }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "what base holds is a `Before`")]
@@ -45,9 +61,12 @@ impl Story {
     }
 
     fn start(&mut self, agent: &str, unclaimed: Unclaimed) {
-        let (agent, argv) = (Some(name(agent)), vec!["x".into()]);
         let policy = policy(unclaimed);
-        self.run(Command::StartRun { agent, argv, policy, process: process() }).unwrap();
+        self.submit(RunRequest { policy, ..request(Some(agent)) }).unwrap();
+    }
+
+    fn submit(&mut self, request: RunRequest) -> Result<Reply, Rejection> {
+        self.run(Command::StartRun(Box::new(request)))
     }
 
     fn run(&mut self, command: Command) -> Result<Reply, Rejection> {
@@ -63,11 +82,13 @@ impl Story {
     fn claim(&mut self, agent: &str, what: &str, origin: Origin) -> Reply {
         self.run(Command::Claim(ClaimRequest {
             agent: name(agent),
-            units: what.split_whitespace().map(unit).collect(),
-            mode: Mode::Exclusive,
+            wants: what.split_whitespace().map(unit).map(Want::exclusive).collect(),
             wait: None,
             cause: "open".into(),
             origin,
+            by: Asker::Agent,
+            touches: vec![],
+            moves: None,
         }))
         .unwrap()
     }
@@ -78,7 +99,7 @@ impl Story {
     }
 
     fn admit_as(&mut self, agent: &str, path: &str, read: Read, base: Before) -> Reply {
-        let facts = vec![PathFacts { path: path.parse().unwrap(), read, base }];
+        let facts = vec![PathFacts { path: path.parse().unwrap(), read, base, own: false }];
         self.run(Command::Admit { agent: name(agent), cause: "open".into(), facts }).unwrap()
     }
 
@@ -190,6 +211,26 @@ fn what_nobody_knows_whether_it_was_read_must_be_read_again() {
     assert_eq!(s.admit("alice", "a", Some(version(1)), version(1)), Reply::Granted);
     let written = s.admit_as("alice", "a", Read::Unknown, version(1));
     assert_eq!(written, Reply::Granted, "already its own");
+}
+
+#[test]
+fn what_is_in_the_delta_without_a_note_is_never_based_on_the_newest_version() {
+    let mut s = Story::with(&["alice"]);
+    s.write("alice", "a b");
+    s.admit("alice", "a", None, version(1));
+    let own = |path: &str, read| PathFacts {
+        path: path.parse().unwrap(),
+        read,
+        base: version(2),
+        own: true,
+    };
+    // Neither unread nor read before base changed: she can't read what her own work hides.
+    let facts = vec![own("a", Read::Unknown), own("b", Read::Version(version(1)))];
+    let admit = Command::Admit { agent: name("alice"), cause: "open".into(), facts };
+    assert_eq!(s.run(admit).unwrap(), Reply::Granted);
+    let based = &s.machine.state.agents[&name("alice")].based;
+    let based: Vec<_> = based.iter().map(|(path, before)| (path.to_string(), *before)).collect();
+    assert_eq!(based, [("a".into(), version(1)), ("b".into(), None)], "a note is believed");
 }
 
 #[test]
@@ -366,12 +407,9 @@ fn heartbeats_keep_leases_and_are_journaled_seldom() {
 #[test]
 fn names_are_free_when_their_agent_neither_runs_nor_has_changes() {
     let mut s = Story::default();
-    let start = |s: &mut Story| {
-        let (argv, policy) = (vec!["x".into()], policy(Unclaimed::Claim));
-        match s.run(Command::StartRun { agent: None, argv, policy, process: process() }).unwrap() {
-            Reply::Started(_, agent) => agent.to_string(),
-            reply => panic!("{reply:?}"),
-        }
+    let start = |s: &mut Story| match s.submit(request(None)).unwrap() {
+        Reply::Started(_, agent) => agent.to_string(),
+        reply => panic!("{reply:?}"),
     };
     assert_eq!((start(&mut s), start(&mut s)), ("ada".into(), "ben".into()));
     s.end("ada", Exit::Code(0));
@@ -380,12 +418,7 @@ fn names_are_free_when_their_agent_neither_runs_nor_has_changes() {
     s.admit("ada", "a", None, None);
     s.end("ada", Exit::Code(1));
     assert_eq!(start(&mut s), "cleo");
-    let again = s.run(Command::StartRun {
-        agent: Some(name("ben")),
-        argv: vec![],
-        policy: policy(Unclaimed::Claim),
-        process: process(),
-    });
+    let again = s.submit(request(Some("ben")));
     assert_eq!(again, Err(Rejection::AlreadyRunning(name("ben"), RunId(2))));
 }
 
@@ -444,7 +477,9 @@ proptest! {
                     assert!(one.token < other.token, "tokens grow");
                 }
             }
-            assert_eq!(s.machine.state.locks.grantable(), None, "a lost wake-up");
+            let locks = &s.machine.state.locks;
+            assert!(!locks.queue().any(|claim| locks.is_grantable(claim)), "a lost wake-up");
+            assert_eq!(locks.knot(), None, "nobody waits for itself");
         });
     }
 

@@ -244,3 +244,38 @@ fn a_signature_tells_versions_apart() {
     fs::rename(world.base().join("b"), world.base().join("a")).unwrap();
     assert_ne!(signed(&world, "a").unwrap(), first);
 }
+
+#[test]
+fn a_delta_hides_what_it_has_itself_but_for_directories_and_unchanged_copies() {
+    let world = World::new();
+    let all = ["file", "copy", "mode", "gone", "d/under", "o/under", "f/under", "dir/x", "other"];
+    for name in all {
+        world.write(&format!("base/{name}"), "base");
+    }
+    for name in ["file", "d/other", "o/other", "dir/y", "f"] {
+        world.write(&format!("delta/{name}"), "mine");
+    }
+    world.whiteout("gone");
+    opaque(&world.delta().join("o"), true);
+    let keep = |name: &str| {
+        let (from, to) = (world.base().join(name), world.delta().join(name));
+        fs::copy(&from, &to).unwrap();
+        let time = fs::metadata(&from).unwrap().modified().unwrap();
+        fs::File::open(&to).unwrap().set_modified(time).unwrap();
+    };
+    keep("copy");
+    keep("mode");
+    fs::set_permissions(world.delta().join("mode"), fs::Permissions::from_mode(0o711)).unwrap();
+    let delta = fs::File::open(world.delta()).unwrap();
+    let base = fs::File::open(world.base()).unwrap();
+    let hidden = |name: &&str| {
+        let now = signature(&base, &path(name)).unwrap().unwrap();
+        hides(&delta, &path(name), &now).unwrap()
+    };
+    let hidden: Vec<&str> = [&all[..], &["dir"]].concat().into_iter().filter(hidden).collect();
+    assert_eq!(hidden, ["file", "mode", "gone", "o/under", "f/under"]);
+    // What somebody else makes of it since is not what the copy was made from.
+    world.write("base/copy", "theirs");
+    let now = signature(&base, &path("copy")).unwrap().unwrap();
+    assert!(hides(&delta, &path("copy"), &now).unwrap());
+}

@@ -14,7 +14,7 @@ use crate::gate::{Answer, Gate, Intent, Notice, Ordered, Permit, Refusal, Reques
 use crate::view::{Owner, Scratch, ViewSpec};
 use crate::watch::BaseWatch;
 use agentfs_core::changeset::Before;
-use agentfs_core::{RelPath, UnitList};
+use agentfs_core::{RelPath, Want, unit_list};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom as Position, Write};
@@ -40,7 +40,7 @@ struct TestGate {
     waiting: Mutex<Vec<Answer>>,
     read: Mutex<Vec<String>>,
     forgotten: Mutex<Vec<String>>,
-    orders: Mutex<Vec<(Notice, UnitList)>>,
+    orders: Mutex<Vec<(Notice, Vec<Want>)>>,
     /// Whether everything is permitted at once.
     open: AtomicBool,
     /// The names of the threads that opened something that can be read.
@@ -61,6 +61,10 @@ impl TestGate {
 impl Gate for TestGate {
     fn already(&self, _: &Intent) -> Option<Permit> {
         self.open.load(Ordering::Relaxed).then(Permit::granted)
+    }
+
+    fn may_read(&self, _: &RelPath) -> bool {
+        true
     }
 
     fn ask(&self, intent: Intent, requester: Requester, answer: Answer) {
@@ -104,9 +108,9 @@ impl Gate for TestGate {
         done: Ordered,
     ) {
         assert_ne!(requester.tid, 0);
-        let list = UnitList::parse(text, |path| Ok(RelPath::from_bytes(path)?), is_dir);
+        let list = unit_list::parse(text, |path| Ok(RelPath::from_bytes(path)?), is_dir);
         let said = match list {
-            Ok(list) if list.units[0].to_string() == "busy" => Err(Refusal::Busy),
+            Ok(list) if list[0].to_string() == "busy" => Err(Refusal::Busy),
             Ok(list) => {
                 self.orders.lock().unwrap().push((order, list));
                 Ok(())
@@ -120,10 +124,11 @@ impl Gate for TestGate {
 struct TestGuard(Arc<TestGate>);
 
 struct Mounted {
+    // The order matters: what is mounted in the directory goes before it, or it would stay.
     _guard: TestGuard,
+    view: MountedView,
     dir: tempfile::TempDir,
     gate: Arc<TestGate>,
-    view: MountedView,
 }
 
 impl Drop for TestGuard {

@@ -160,10 +160,10 @@ fn orders_are_writes_and_each_is_answered_by_its_own_errno() {
     let orders = std::mem::take(&mut *m.gate.orders.lock().unwrap());
     let said: Vec<String> = orders
         .iter()
-        .map(|(order, list)| format!("{order:?} {} {}", list.mode, list.units.len()))
+        .map(|(order, list)| format!("{order:?} {} {}", list[0].mode, list.len()))
         .collect();
     assert_eq!(said, ["Claim exclusive 1", "Claim shared 2", "Release exclusive 1"]);
-    assert_eq!(orders[0].1.units[0].to_string(), "src/", "the view has a directory there");
+    assert_eq!(orders[0].1[0].to_string(), "src/", "the view has a directory there");
     assert_eq!(errno(fs::write(m.at(".agentfs/claim"), "busy\n")), libc::EBUSY);
     assert_eq!(errno(fs::write(m.at(".agentfs/claim"), "proc:\n")), libc::EINVAL);
     assert_eq!(fs::read_to_string(m.at(".agentfs/claim")).unwrap(), "Claim\n");

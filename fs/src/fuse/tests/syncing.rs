@@ -194,6 +194,10 @@ fn a_view_that_is_used_advances_path_by_path_and_keeps_what_is_open() {
 
     let told = Arc::new(Told::default());
     view.attach_kernel(Some(told.clone()));
+    // The watch on base tells of Bob's apply too, in its own time: of this last.
+    fs::write(m.base("last"), "").unwrap();
+    until(|| told.0.lock().unwrap().contains(&Cached::Entry(1, "last".into())));
+    told.0.lock().unwrap().clear();
     let advanced = view.advance().unwrap();
     let shown: Vec<String> =
         advanced.shown.iter().map(|shift| format!("{:?} {}", shift.action(), shift.path)).collect();

@@ -1,0 +1,451 @@
+//! Claims: who gets what, who waits, and what the operator can do about it.
+
+use super::decide::Step;
+use super::{
+    Asker, ClaimEnd, ClaimRequest, Event, LeaseEnd, Line, MOST_CLAIMS, MOST_UNITS, OPERATOR,
+    RefusalKind, Rejection, Reply,
+};
+use crate::config::{Config, Span, Unclaimed};
+use crate::explain;
+use crate::ids::{AgentName, ClaimId, RunId, Token};
+use crate::locks::{Claim, Lease, Origin, Place, Rank};
+use crate::path::RelPath;
+use crate::policy::{Access, Policy};
+use crate::unit::{Mode, WorkUnit};
+use crate::want::{self, Want};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// What leases are granted for.
+pub(super) struct Grantee<'a> {
+    pub(super) agent: &'a AgentName,
+    pub(super) run: Option<RunId>,
+    pub(super) origin: Origin,
+    pub(super) by_operator: bool,
+}
+
+impl Step<'_> {
+    pub(super) fn claim(&mut self, request: ClaimRequest) -> Reply {
+        let ClaimRequest { agent, wants, wait, cause, origin, by, touches, moves } = request;
+        let wants = want::merged(wants);
+        let run = self.state().live_run_of(&agent);
+        let (run_id, policy) = (run.map(|run| run.id), run.map(|run| run.policy.clone()));
+        if origin == Origin::Write && run_id.is_none() {
+            return Reply::Refused(RefusalKind::NoRun);
+        }
+        let missing: Vec<Want> = wants
+            .iter()
+            .filter(|w| self.state().locks.held(&agent, w).is_none())
+            .cloned()
+            .collect();
+        if let Some((unit, why)) = self.out_of_bounds(&agent, policy.as_ref(), &wants, &touches, by)
+        {
+            let text = explain::out_of_bounds(&agent, &unit, &cause, why);
+            return self.refuse(agent, unit, RefusalKind::OutOfBounds(why), text);
+        }
+        if origin == Origin::Write
+            && let Some(unit) = self.denied(&agent, policy.as_ref(), &missing, moves.as_ref())
+        {
+            let text = explain::denied(&agent, &unit, &cause);
+            return self.refuse(agent, unit, RefusalKind::Denied, text);
+        }
+        let grantee =
+            Grantee { agent: &agent, run: run_id, origin, by_operator: by == Asker::Operator };
+        let asks = by == Asker::Agent
+            && policy.as_ref().is_some_and(|p| missing.iter().any(|w| asks(p, w)));
+        let obstacles = self.state().locks.obstacles(&agent, &wants, None);
+        let Some(first) = obstacles.first().map(|o| o.unit.clone()).or_else(|| {
+            // What nothing is in the way of can still be a question to the operator.
+            missing.first().filter(|_| asks).map(|want| want.unit.clone())
+        }) else {
+            self.grant(&grantee, &wants);
+            self.carry_over(&agent, moves.as_ref());
+            return Reply::Granted;
+        };
+        let waiting = self.state().locks.claims_of(&agent).count();
+        if wants.len() > MOST_UNITS || waiting >= MOST_CLAIMS {
+            let text = explain::too_many(&agent, &first, wants.len(), waiting);
+            return self.refuse(agent, first, RefusalKind::TooMany, text);
+        }
+        let priority = policy.as_ref().map(|policy| policy.priority).unwrap_or_default();
+        let wait = wait.unwrap_or_else(|| longest_wait(policy.as_ref(), &missing));
+        let claim = Claim {
+            id: ClaimId(self.state().last_claim.0 + 1),
+            agent: agent.clone(),
+            run: run_id,
+            wants,
+            rank: Rank::of(self.now, priority),
+            since: self.now,
+            deadline: Some(self.now.plus(wait)),
+            cause,
+            origin,
+            asks,
+            by_operator: by == Asker::Operator,
+        };
+        let circle = self.state().locks.deadlock(&agent, &claim.wants, Some(claim.place()));
+        if let Some(circle) = circle.filter(|_| !asks) {
+            let text = explain::deadlocked(&agent, &first, &claim.cause, &circle);
+            return self.refuse(agent, first, RefusalKind::Deadlock, text);
+        }
+        let (id, why) = (claim.id, explain::waits(self.state(), &claim, self.now));
+        self.emit(Event::Queued { claim, why });
+        if wait == Duration::ZERO {
+            self.end_claim(id, ClaimEnd::TimedOut);
+        }
+        Reply::Waiting(id)
+    }
+
+    fn refuse(
+        &mut self,
+        agent: AgentName,
+        unit: WorkUnit,
+        why: RefusalKind,
+        text: String,
+    ) -> Reply {
+        self.emit(Event::Refused { agent, unit, why, text });
+        Reply::Refused(why)
+    }
+
+    /// The first of `wants` that the agent may not write, and what it may do with it.
+    pub(super) fn out_of_bounds(
+        &self,
+        agent: &AgentName,
+        policy: Option<&Policy>,
+        wants: &[Want],
+        touches: &[RelPath],
+        by: Asker,
+    ) -> Option<(WorkUnit, Access)> {
+        let policy = policy.filter(|policy| !policy.rules.is_empty())?;
+        let locks = &self.state().locks;
+        let given = |want: &Want| locks.held(agent, want).is_some_and(|lease| lease.by_operator);
+        let touched = touches.iter().cloned().map(WorkUnit::File).map(Want::exclusive);
+        let written = wants.iter().filter(|want| want.mode == Mode::Exclusive).cloned();
+        written.chain(touched).find_map(|want| {
+            let access = policy.terms(&want.unit).access;
+            let may = match access {
+                Access::Write => true,
+                Access::Protected => by == Asker::Operator || given(&want),
+                Access::ReadOnly | Access::Forbidden => false,
+            };
+            (!may).then_some((want.unit, access))
+        })
+    }
+
+    /// The first of the units that a write needs and that nobody may take without asking.
+    fn denied(
+        &self,
+        agent: &AgentName,
+        policy: Option<&Policy>,
+        missing: &[Want],
+        moves: Option<&(RelPath, RelPath)>,
+    ) -> Option<WorkUnit> {
+        let policy = policy?;
+        let goes_along = |unit: &WorkUnit| {
+            moves.is_some_and(|(from, to)| {
+                unit.path() == Some(to) && self.asked_for(agent, from).is_some()
+            })
+        };
+        let denied = missing.iter().map(|want| &want.unit).find(|unit| {
+            policy.terms(unit).unclaimed == Unclaimed::Deny
+                && !self.is_temporary(agent, unit)
+                && !goes_along(unit)
+        });
+        denied.cloned()
+    }
+
+    /// The agent's own lease on a path, if it was asked for.
+    fn asked_for(&self, agent: &AgentName, path: &RelPath) -> Option<&Lease> {
+        let want = Want::exclusive(WorkUnit::File(path.clone()));
+        let lease = self.state().locks.held(agent, &want)?;
+        (lease.origin != Origin::Write).then_some(lease)
+    }
+
+    /// A lease that was asked for goes with its path: the new name is held as the old one was.
+    /// The old name stays held, because that it is gone is a change, too.
+    fn carry_over(&mut self, agent: &AgentName, moves: Option<&(RelPath, RelPath)>) {
+        let Some((from, to)) = moves else { return };
+        let is_at = |lease: &&Lease, path| lease.unit.path() == Some(path);
+        let locks = &self.state().locks;
+        let old = locks.leases_of(agent).find(|l| is_at(l, from) && l.origin != Origin::Write);
+        let new = locks.leases_of(agent).find(|l| is_at(l, to) && l.origin == Origin::Write);
+        if let (Some(old), Some(new)) = (old.cloned(), new.cloned()) {
+            let (token, unit) = (new.token, new.unit.clone());
+            self.emit(Event::LeaseEnded {
+                token,
+                agent: agent.clone(),
+                unit,
+                why: LeaseEnd::Upgraded,
+            });
+            let token = Token(self.state().last_token.0 + 1);
+            let (origin, ttl, by_operator) = (old.origin, old.ttl, old.by_operator);
+            self.emit(Event::Granted { lease: Lease { token, origin, ttl, by_operator, ..new } });
+        }
+    }
+
+    /// Whether `unit` looks like the temporary name under which an editor saves a file that the
+    /// agent has claimed: these need no claim of their own (DESIGN §6).
+    fn is_temporary(&self, agent: &AgentName, unit: &WorkUnit) -> bool {
+        let WorkUnit::File(path) = unit else { return false };
+        let locks = &self.state().locks;
+        let claimed = locks.leases_of(agent).filter(|lease| lease.origin != Origin::Write);
+        let nobody_elses =
+            locks.obstacles(agent, &[Want::exclusive(unit.clone())], None).is_empty();
+        nobody_elses
+            && claimed
+                .filter_map(|lease| lease.unit.path())
+                .any(|file| is_temporary_for(path, file))
+    }
+
+    /// Grants those of `wants` that the agent does not hold yet. What it holds shared and gets
+    /// exclusively is one lease afterwards.
+    pub(super) fn grant(&mut self, to: &Grantee<'_>, wants: &[Want]) {
+        for want in wants {
+            if self.state().locks.held(to.agent, want).is_some() {
+                continue;
+            }
+            let weaker = |lease: &Lease| lease.unit == want.unit;
+            self.end_leases(to.agent, LeaseEnd::Upgraded, weaker);
+            let run = to.run.and_then(|run| self.state().runs.get(&run));
+            let ttl = run.and_then(|run| run.policy.terms(&want.unit).ttl);
+            let lease = Lease {
+                token: Token(self.state().last_token.0 + 1),
+                unit: want.unit.clone(),
+                mode: want.mode,
+                agent: to.agent.clone(),
+                run: to.run,
+                since: self.now,
+                origin: to.origin,
+                ttl,
+                by_operator: to.by_operator,
+            };
+            self.emit(Event::Granted { lease });
+        }
+    }
+
+    /// Grants a claim that waits, whatever is in its way: the caller has looked.
+    pub(super) fn grant_claim(&mut self, claim: &Claim) {
+        self.end_claim(claim.id, ClaimEnd::Granted);
+        let submission = claim.run.and_then(|run| self.state().submitted.get(&run)).cloned();
+        if let Some(submission) = submission.filter(|submission| submission.claim == claim.id) {
+            self.begin_run(submission);
+        }
+        let (run, origin, by_operator) = (claim.run, claim.origin, claim.by_operator);
+        self.grant(&Grantee { agent: &claim.agent, run, origin, by_operator }, &claim.wants);
+    }
+
+    /// Grants what can be granted, in the order of the queue, until nothing can any more. Only
+    /// claims that something has changed for are looked at.
+    pub(super) fn grant_what_is_free(&mut self) {
+        while let Some(claim) = self.next_to_look_at() {
+            if self.state().locks.is_grantable(&claim) {
+                self.grant_claim(&claim);
+            }
+        }
+    }
+
+    /// The first in line of the claims that have to be looked at again.
+    fn next_to_look_at(&mut self) -> Option<Claim> {
+        loop {
+            let place = self.to_look_at.pop_first()?;
+            if let Some(claim) = self.state().locks.claim(place.claim) {
+                return Some(claim.clone());
+            }
+        }
+    }
+
+    /// Ends circles of waits that have come about without a new claim.
+    pub(super) fn cut_knots(&mut self) {
+        while let Some((claim, circle)) = self.state().locks.knot() {
+            let (id, agent) = (claim.id, claim.agent.clone());
+            let unit = claim.wants.first().map(|want| want.unit.clone()).unwrap_or_default();
+            let text = explain::deadlocked(&agent, &unit, &claim.cause, &circle);
+            self.emit(Event::ClaimEnded { claim: id, agent, end: ClaimEnd::Deadlock, text });
+            self.grant_what_is_free();
+        }
+    }
+
+    pub(super) fn end_claim(&mut self, id: ClaimId, end: ClaimEnd) {
+        self.end_claim_because(id, end, None);
+    }
+
+    pub(super) fn end_claim_because(&mut self, id: ClaimId, end: ClaimEnd, why: Option<&str>) {
+        if let Some(claim) = self.state().locks.claim(id).cloned() {
+            let text = explain::wait_ended(self.state(), &claim, end, why, self.now);
+            self.emit(Event::ClaimEnded { claim: id, agent: claim.agent, end, text });
+        }
+    }
+
+    /// Ends the agent's waits, but not that of a run that is to start after this one.
+    pub(super) fn end_waits_of(&mut self, agent: &AgentName) {
+        let waiting = self.state().locks.claims_of(agent).filter(|c| c.origin != Origin::Start);
+        let waiting: Vec<ClaimId> = waiting.map(|claim| claim.id).collect();
+        for id in waiting {
+            self.end_claim(id, ClaimEnd::RunEnded);
+        }
+    }
+
+    /// Ends the agent's leases that `which` picks; says how many.
+    pub(super) fn end_leases(
+        &mut self,
+        agent: &AgentName,
+        why: LeaseEnd,
+        which: impl Fn(&Lease) -> bool,
+    ) -> usize {
+        let leases = self.state().locks.leases_of(agent).filter(|lease| which(lease));
+        let ended: Vec<(Token, WorkUnit)> =
+            leases.map(|lease| (lease.token, lease.unit.clone())).collect();
+        let count = ended.len();
+        for (token, unit) in ended {
+            self.emit(Event::LeaseEnded { token, agent: agent.clone(), unit, why });
+        }
+        count
+    }
+
+    pub(super) fn cancel(&mut self, claim: ClaimId) -> Result<Reply, Rejection> {
+        self.waiting(claim)?;
+        self.end_claim(claim, ClaimEnd::Cancelled);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn refuse_claim(
+        &mut self,
+        claim: ClaimId,
+        why: Option<&str>,
+    ) -> Result<Reply, Rejection> {
+        self.waiting(claim)?;
+        self.end_claim_because(claim, ClaimEnd::Refused, why);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn move_claim(&mut self, claim: ClaimId, to: Line) -> Result<Reply, Rejection> {
+        let agent = self.waiting(claim)?.agent.clone();
+        let others = || self.state().locks.queue().filter(|other| other.id != claim);
+        let rank = match to {
+            Line::First => others().next().map(|first| first.rank.before()),
+            Line::Last => others().last().map(|last| last.rank.after()),
+            Line::Before(other) => Some(self.waiting(other)?.rank.before()),
+        };
+        if let Some(rank) = rank {
+            self.emit(Event::ClaimMoved { claim, agent, rank });
+        }
+        Ok(Reply::Done)
+    }
+
+    /// What is only somebody's turn is passed over; what somebody holds is not, without `steal`.
+    pub(super) fn grant_by_hand(&mut self, id: ClaimId, steal: bool) -> Result<Reply, Rejection> {
+        let claim = self.waiting(id)?.clone();
+        if let Some(run) = self.state().agent(&claim.agent).ok().and_then(|agent| agent.live)
+            && claim.origin == Origin::Start
+        {
+            return Err(Rejection::AlreadyRunning(claim.agent, run));
+        }
+        let holders = self.holders_against(&claim);
+        let holder = holders.first().cloned();
+        if let Some((holder, unit)) = holder.filter(|_| !steal && !claim.asks) {
+            return Err(Rejection::StillHeld { claim: id, holder, unit });
+        }
+        if claim.asks {
+            self.emit(Event::Approved { claim: id, agent: claim.agent.clone() });
+        }
+        if steal || holders.is_empty() {
+            let stolen = self.take_away(&claim.agent, &claim.wants);
+            self.grant_claim(&Claim { by_operator: true, ..claim });
+            return Ok(Reply::Stolen(stolen));
+        }
+        Ok(Reply::Waiting(id))
+    }
+
+    pub(super) fn steal(
+        &mut self,
+        unit: WorkUnit,
+        to: Option<AgentName>,
+    ) -> Result<Reply, Rejection> {
+        if let Some(agent) = to.as_ref().filter(|agent| agent.as_str() != OPERATOR) {
+            self.state().agent(agent)?;
+        }
+        let spared = to.clone().unwrap_or_else(|| OPERATOR.parse().expect("it is a name"));
+        let wants = [Want::exclusive(unit.clone())];
+        let stolen = self.take_away(&spared, &wants);
+        if stolen.is_empty() && to.is_none() {
+            return Err(Rejection::NobodyHolds(unit));
+        }
+        if let Some(agent) = to {
+            let run = self.state().live_run_of(&agent).map(|run| run.id);
+            let grantee = Grantee { agent: &agent, run, origin: Origin::Asked, by_operator: true };
+            self.grant(&grantee, &wants);
+        }
+        Ok(Reply::Stolen(stolen))
+    }
+
+    /// Takes from others what stands in the way of `wants`; their work stays, without its leases.
+    fn take_away(&mut self, spared: &AgentName, wants: &[Want]) -> Vec<(AgentName, WorkUnit)> {
+        let locks = &self.state().locks;
+        let overlapping = wants.iter().flat_map(|want| {
+            locks.overlapping(&want.unit).filter(|lease| !lease.mode.compatible(want.mode))
+        });
+        let others = overlapping
+            .filter(|lease| lease.agent != *spared && !locks.works_for(spared, &lease.agent));
+        let taken: BTreeSet<Token> = others.map(|lease| lease.token).collect();
+        let mut stolen = Vec::new();
+        for token in taken {
+            let Some(lease) = self.state().locks.lease(token) else { continue };
+            let (agent, unit) = (lease.agent.clone(), lease.unit.clone());
+            stolen.push((agent.clone(), unit.clone()));
+            let why = LeaseEnd::Stolen;
+            self.emit(Event::LeaseEnded { token, agent: agent.clone(), unit, why });
+            self.seal_if_bare(&agent);
+        }
+        stolen
+    }
+
+    fn holders_against(&self, claim: &Claim) -> Vec<(AgentName, WorkUnit)> {
+        let obstacles = self.state().locks.obstacles(&claim.agent, &claim.wants, Some(FIRST));
+        obstacles.into_iter().filter(|o| o.holds).map(|o| (o.agent, o.unit)).collect()
+    }
+
+    fn waiting(&self, claim: ClaimId) -> Result<&Claim, Rejection> {
+        self.state().locks.claim(claim).ok_or(Rejection::NoSuchClaim(claim))
+    }
+}
+
+/// A place that nobody is ahead of.
+const FIRST: Place = Place { rank: Rank(i64::MIN), claim: ClaimId(0) };
+
+/// Whether the operator has to be asked for `want`.
+fn asks(policy: &Policy, want: &Want) -> bool {
+    policy.terms(&want.unit).unclaimed == Unclaimed::Ask
+}
+
+/// The longest that one of the wants may be waited for.
+fn longest_wait(policy: Option<&Policy>, missing: &[Want]) -> Duration {
+    let Some(policy) = policy else { return Config::default().wait.0 };
+    let waits = missing.iter().map(|want| policy.terms(&want.unit).wait);
+    waits.max().unwrap_or(Span(Duration::ZERO)).0
+}
+
+/// Whether `path` is a name that editors and agents use while they save `file`: beside it, and
+/// holding its name (`.a.rs.swp`, `a.rs.tmp.4711`, `a.rs~`), or vim's probe `4913`.
+fn is_temporary_for(path: &RelPath, file: &RelPath) -> bool {
+    let (Some(name), Some(of)) = (path.file_name(), file.file_name()) else { return false };
+    let (name, of) = (name.as_encoded_bytes(), of.as_encoded_bytes());
+    let holds_its_name = name.len() > of.len() && name.windows(of.len()).any(|part| part == of);
+    let probe = name.len() >= 4 && name.iter().all(u8::is_ascii_digit);
+    path.parent() == file.parent() && (holds_its_name || probe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_temporary_for;
+
+    #[test]
+    fn temporary_names_are_those_that_hold_the_files_own() {
+        let for_a =
+            |name: &str| is_temporary_for(&name.parse().unwrap(), &"src/a.rs".parse().unwrap());
+        for name in ["src/a.rs.tmp.4711.1700", "src/.a.rs.swp", "src/a.rs~", "src/4913"] {
+            assert!(for_a(name), "{name}");
+        }
+        for name in ["src/b.rs", "a.rs.tmp", "src/x/a.rs.tmp", "src/a.rs", "src/12"] {
+            assert!(!for_a(name), "{name}");
+        }
+    }
+}
