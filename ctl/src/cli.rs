@@ -2,7 +2,7 @@
 
 use crate::commands::{
     Agents, Apply, Claim, Completions, Diff, Discard, Explain, Locks, Log, Man, Queue, Radar,
-    Recover, Release, Run, Runs, Sync,
+    Recover, Release, Run, Runs, Sync, With,
 };
 use crate::error::Error;
 use crate::{exit, output};
@@ -42,6 +42,7 @@ enum Command {
     Discard(Discard),
     Claim(Claim),
     Release(Release),
+    With(With),
     Sync(Sync),
     Explain(Explain),
     Radar(Radar),
@@ -75,6 +76,7 @@ impl Command {
             Self::Discard(command) => command.run(global),
             Self::Claim(command) => command.run(global),
             Self::Release(command) => command.run(global),
+            Self::With(command) => command.run(global),
             Self::Sync(command) => command.run(global),
             Self::Explain(command) => command.run(global),
             Self::Radar(command) => command.run(global),

@@ -16,6 +16,7 @@ mod recover;
 mod release;
 mod runs;
 mod sync;
+mod with;
 
 pub use agents::Agents;
 pub use apply::Apply;
@@ -33,6 +34,7 @@ pub use recover::Recover;
 pub use release::Release;
 pub use runs::Runs;
 pub use sync::Sync;
+pub use with::With;
 
 use crate::cli::Global;
 use crate::error::Error;

@@ -292,32 +292,36 @@ impl Client {
         &self,
         response: reqwest::Result<reqwest::blocking::Response>,
     ) -> Result<reqwest::blocking::Response, ApiError> {
-        let response = response.map_err(|error| {
-            if error.is_connect() {
-                ApiError::NoDaemon(self.root.clone())
-            } else {
-                transport(&error)
-            }
-        })?;
+        let response = response.map_err(|error| unsent(&error, &self.root))?;
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
-        match response.json::<ErrorBody>() {
-            Ok(ErrorBody { code, message, conflicts }) => {
-                Err(ApiError::Refused { code, message, conflicts })
-            }
-            Err(_) => Err(ApiError::Transport(format!("status {status} without a reason"))),
-        }
+        Err(refused(status, response.json::<ErrorBody>().ok()))
     }
 }
 
-fn url(path: &str) -> String {
+/// Why there is no response at all.
+pub(crate) fn unsent(error: &reqwest::Error, root: &Path) -> ApiError {
+    if error.is_connect() { ApiError::NoDaemon(root.to_owned()) } else { transport(error) }
+}
+
+/// What a response says that is no success.
+pub(crate) fn refused(status: reqwest::StatusCode, body: Option<ErrorBody>) -> ApiError {
+    match body {
+        Some(ErrorBody { code, message, conflicts }) => {
+            ApiError::Refused { code, message, conflicts }
+        }
+        None => ApiError::Transport(format!("status {status} without a reason")),
+    }
+}
+
+pub(crate) fn url(path: &str) -> String {
     format!("http://agentfs{path}")
 }
 
 /// The error with its causes: reqwest's own text names only the request.
-fn transport(error: &reqwest::Error) -> ApiError {
+pub(crate) fn transport(error: &reqwest::Error) -> ApiError {
     let causes = std::iter::successors(error.source(), |cause| (**cause).source());
     let text = causes.last().map_or_else(|| error.to_string(), ToString::to_string);
     ApiError::Transport(text)

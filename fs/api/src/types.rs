@@ -7,6 +7,7 @@ use agentfs_core::changeset::{ChangeSet, Conflict};
 use agentfs_core::config::{Config, Span, Unclaimed};
 use agentfs_core::locks::Priority;
 use agentfs_core::plan::Plan;
+use agentfs_core::process_rules::ProcessRules;
 use agentfs_core::{
     AgentName, BaseVersion, ClaimId, Mode, RelPath, RunId, Timestamp, Token, Want, WorkUnit,
 };
@@ -313,6 +314,9 @@ pub struct StartedRun {
     /// What else the sandbox has to show for the repository to work.
     #[serde(default)]
     pub places: Vec<Place>,
+    /// The commands that are work units, each with its `wait`; none if none.
+    #[serde(default)]
+    pub processes: ProcessRules,
 }
 
 /// Scratch directories to be mounted inside by kernel overlayfs, over the view: base's copy below,
@@ -468,6 +472,9 @@ pub struct ClaimUnits {
     /// How long to wait; none for the configuration's `wait`.
     #[serde(default)]
     pub wait: Option<Span>,
+    /// What claims them, for sentences, such as a command; none for "claim".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
 }
 
 /// The answer to [`ClaimUnits`].

@@ -6,6 +6,7 @@
 use crate::locks::Priority;
 use crate::machine::Settings;
 use crate::policy::{Policy, Rule};
+use crate::process_rules::ProcessRules;
 use crate::unit::WorkUnit;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -36,6 +37,9 @@ pub struct Config {
     pub max_parallel: Option<NonZeroUsize>,
     /// Named resources: `[resource.gpu] slots = 2`.
     pub resource: BTreeMap<String, Resource>,
+    /// Commands that are work units, by the name of the unit `proc:NAME`.
+    #[serde(skip_serializing_if = "ProcessRules::is_empty")]
+    pub process: ProcessRules,
     /// What is different for certain units: `[[policy]]`.
     pub policy: Vec<Rule>,
 }
@@ -59,6 +63,7 @@ impl Default for Config {
             isolation: Isolation::Snapshot,
             max_parallel: None,
             resource: BTreeMap::new(),
+            process: ProcessRules::new(),
             policy: Vec::new(),
         }
     }
@@ -194,7 +199,13 @@ impl Config {
             let unit = format!("res:{name}").parse().ok()?;
             Some((unit, resource.slots.get()))
         });
-        Settings { max_parallel: self.max_parallel.map(NonZeroUsize::get), slots: slots.collect() }
+        let processes = self.process.iter().filter(|(_, rule)| rule.slots.get() > 1);
+        let processes =
+            processes.map(|(name, rule)| (WorkUnit::Process(name.clone()), rule.slots.get()));
+        Settings {
+            max_parallel: self.max_parallel.map(NonZeroUsize::get),
+            slots: slots.chain(processes).collect(),
+        }
     }
 }
 
@@ -247,7 +258,8 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "agentfs.toml line 2: unknown key \"unclamed\"; did you mean \"unclaimed\"? \
-             (known: unclaimed, wait, ttl, publish, scratch, isolation, max_parallel, resource, policy)"
+             (known: unclaimed, wait, ttl, publish, scratch, isolation, max_parallel, resource, \
+             process, policy)"
         );
         let error = Config::parse("unclaimed = \"denny\"\n").unwrap_err().to_string();
         assert!(error.contains("did you mean \"deny\"?"), "{error}");

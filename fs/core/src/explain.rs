@@ -94,6 +94,9 @@ fn way_out(state: &State, obstacle: &Obstacle) -> String {
     let running = state.live_run_of(agent).is_some();
     match (holds, running) {
         (false, _) => format!("It is {agent}'s turn first."),
+        (true, true) if matches!(unit, WorkUnit::Process(_)) => format!(
+            "It is free when what {agent} runs as {unit} has ended; `agentctl steal {unit}` takes it away."
+        ),
         (true, true) if unit.path().is_none() => {
             format!("It is free when {agent} gives it back; `agentctl steal {unit}` takes it away.")
         }

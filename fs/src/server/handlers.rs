@@ -89,7 +89,7 @@ pub(super) async fn claim(
     State(context): State<Context>,
     body: axum::body::Bytes,
 ) -> Answer<Claimed> {
-    let ClaimUnits { agent, wants, wait } = decode(&body)?;
+    let ClaimUnits { agent, wants, wait, cause } = decode(&body)?;
     let agent = context.agent(agent)?;
     if wants.is_empty() {
         return Err(ServiceError::BadRequest("name at least one unit to claim".to_owned()));
@@ -98,9 +98,23 @@ pub(super) async fn claim(
         Caller::Operator => Asker::Operator,
         Caller::Agent(_) => Asker::Agent,
     };
-    let request = asked_for(agent, wants, wait.map(|wait| wait.0), by);
+    let mut request = asked_for(agent, wants, wait.map(|wait| wait.0), by);
+    if let Some(cause) = cause {
+        request.cause = in_one_line(&cause);
+    }
     let leases = context.service.claim(request).await?;
     Ok(Json(Claimed { leases }))
+}
+
+/// A cause that is part of sentences, at most this long.
+const LONGEST_CAUSE: usize = 80;
+
+fn in_one_line(cause: &str) -> String {
+    let line: String = cause.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.chars().count() <= LONGEST_CAUSE {
+        return line;
+    }
+    line.chars().take(LONGEST_CAUSE - 3).chain("...".chars()).collect()
 }
 
 pub(super) async fn release(
