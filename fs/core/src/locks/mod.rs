@@ -410,10 +410,16 @@ impl LockTable {
         tokens.iter().filter_map(|token| self.leases.get(token)).filter(in_the_way).collect()
     }
 
-    /// Whether `agent` is in the way of `claim`: by a lease, or by a claim further ahead.
+    /// Whether `agent` is in the way of `claim`: by a lease, or by a claim further ahead that does
+    /// not itself wait for whose `claim` is.
     fn waits_for(&self, claim: &Claim, agent: &AgentName) -> bool {
         let holds = self.by_agent.contains_key(agent);
-        let is_ahead = |own: &&Claim| own.place() < claim.place() && self.is_ready(own.id);
+        // Each step goes further ahead, so this ends.
+        let is_ahead = |own: &&Claim| {
+            own.place() < claim.place()
+                && self.is_ready(own.id)
+                && !self.waits_for(own, &claim.agent)
+        };
         let ahead: Vec<&Claim> = self.claims_of(agent).filter(is_ahead).collect();
         if !holds && ahead.is_empty() {
             return false;
