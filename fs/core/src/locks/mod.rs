@@ -220,6 +220,13 @@ impl LockTable {
         tokens.filter_map(|token| self.leases.get(token))
     }
 
+    /// The leases of one agent on exactly this unit's name or path, as file or directory.
+    pub fn leases_at(&self, agent: &AgentName, unit: &WorkUnit) -> impl Iterator<Item = &Lease> {
+        let found = self.held.at(unit).filter_map(|token| self.leases.get(&token));
+        let agent = agent.clone();
+        found.filter(move |lease| lease.agent == agent)
+    }
+
     /// The times to live that the agent's leases have; none where it is the run's own.
     pub fn ttls_of(&self, agent: &AgentName) -> impl Iterator<Item = Option<Span>> {
         self.by_agent.get(agent).into_iter().flat_map(|holdings| holdings.ttls.keys().copied())
