@@ -12,6 +12,7 @@
 mod delegation;
 mod ending;
 mod error;
+mod free;
 mod gate;
 mod git;
 mod mounts;

@@ -25,12 +25,11 @@ const RENEWALS_PER_TTL: u32 = 4;
 
 impl Step<'_> {
     pub(super) fn start_run(&mut self, request: RunRequest) -> Result<Reply, Rejection> {
-        let RunRequest { agent, argv, mut policy, process, parent, after, wants, plan, wait } =
-            request;
+        let RunRequest { agent, argv, policy, process, parent, after, wants, plan, wait } = request;
         let agent = agent.unwrap_or_else(|| self.free_name());
         self.may_begin(&agent, &after)?;
         let parent = parent.map(|run| Ok(self.state().live_run(run)?.agent.clone())).transpose()?;
-        policy.rules.retain(|rule| rule.is_for(&agent));
+        let policy = policy.of(&agent);
         let wants = want::merged(wants);
         if wants.len() > super::MOST_UNITS {
             return Err(Rejection::TooManyUnits(wants.len()));

@@ -1,0 +1,116 @@
+//! Those that wait until others hold nothing of a unit, without wanting it themselves.
+//!
+//! They stand in no queue: a unit that goes from one holder to the next is not free. Nothing is
+//! polled: each decision that ends leases is looked at, and an onlooker that goes away says so.
+
+use super::{Owner, Service, ServiceError, if_kept};
+use agentfs_api::types::Freed;
+use agentfs_core::locks::{Lease, Obstacle};
+use agentfs_core::machine::Event;
+use agentfs_core::{AgentName, WorkUnit, explain};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Who waits for a unit to be free.
+pub(super) struct Onlooker {
+    unit: WorkUnit,
+    /// Whose leases do not count: those of the agent that waits.
+    spared: Option<AgentName>,
+    reply: oneshot::Sender<Result<(), ServiceError>>,
+}
+
+/// Takes those that nobody waits for any more off the list when it is dropped.
+struct Leaving(Service);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let gone = |owner: &mut Owner| owner.onlookers.retain(|one| !one.reply.is_closed());
+        self.0.send(Box::new(gone));
+    }
+}
+
+impl Service {
+    /// Waits until others than `spared` hold nothing of `unit`, for `timeout` at most.
+    pub async fn until_free(
+        &self,
+        unit: WorkUnit,
+        spared: Option<AgentName>,
+        timeout: Option<Duration>,
+    ) -> Result<Freed, ServiceError> {
+        let begun = Instant::now();
+        let leaving = Leaving(self.clone());
+        let (reply, answer) = oneshot::channel();
+        let (of, spares) = (unit.clone(), spared.clone());
+        let onlooker = Onlooker { unit: of, spared: spares, reply };
+        self.send(Box::new(move |owner| owner.look_on(onlooker)));
+        let ended = match timeout {
+            Some(timeout) => tokio::time::timeout(timeout, answer).await.ok(),
+            None => Some(answer.await),
+        };
+        let held = unit.clone();
+        // Only after the answer is dropped is it seen that nobody waits for it.
+        drop(leaving);
+        match ended {
+            Some(said) => said.unwrap_or(Err(ServiceError::Stopped))?,
+            None => self.ask(move |owner| owner.still_held(&held, spared.as_ref(), begun)).await?,
+        }
+        let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(Freed { unit, millis })
+    }
+}
+
+impl Owner {
+    fn look_on(&mut self, onlooker: Onlooker) {
+        if self.is_free(&onlooker) {
+            self.tell_free(onlooker);
+        } else {
+            self.onlookers.push(onlooker);
+        }
+    }
+
+    /// After a decision: tells those whose unit it has set free.
+    pub(super) fn tell_onlookers(&mut self, events: &[Event]) {
+        let ends = |event: &Event| matches!(event, Event::LeaseEnded { .. });
+        if self.onlookers.is_empty() || !events.iter().any(ends) {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.onlookers);
+        for onlooker in waiting {
+            self.look_on(onlooker);
+        }
+    }
+
+    fn tell_free(&mut self, onlooker: Onlooker) {
+        // Whoever has gone away needs no answer.
+        self.after_commit(move |kept| drop(onlooker.reply.send(if_kept(kept, Ok(())))));
+    }
+
+    fn is_free(&self, onlooker: &Onlooker) -> bool {
+        self.holders(&onlooker.unit, onlooker.spared.as_ref()).next().is_none()
+    }
+
+    fn holders(&self, unit: &WorkUnit, spared: Option<&AgentName>) -> impl Iterator<Item = &Lease> {
+        let overlapping = self.state().locks.overlapping(unit);
+        overlapping.filter(move |lease| Some(&lease.agent) != spared)
+    }
+
+    /// The time is up: who holds the unit, and what to do about it.
+    fn still_held(
+        &mut self,
+        unit: &WorkUnit,
+        spared: Option<&AgentName>,
+        begun: Instant,
+    ) -> Result<(), ServiceError> {
+        let Some(lease) = self.holders(unit, spared).next() else { return Ok(()) };
+        let obstacle = Obstacle {
+            agent: lease.agent.clone(),
+            unit: lease.unit.clone(),
+            since: lease.since,
+            holds: true,
+        };
+        let (why, way_out) = explain::obstacle(self.state(), &obstacle, self.clock.now());
+        let waited = explain::span(begun.elapsed());
+        let text = format!("{unit} is not free after {waited}: {why}. {way_out}");
+        Err(ServiceError::NotGranted { timed_out: true, text })
+    }
+}
