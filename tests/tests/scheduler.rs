@@ -144,7 +144,7 @@ fn no_more_runs_are_alive_than_may_be(world: &World) {
     let table = world.ctl("queue").ok().out();
     assert!(table.contains("to start") && table.contains("its turn"), "{table}");
     let mut carol = world.agent("carol").start("tell started; await end; exit 0");
-    carol.queues();
+    assert_eq!((waiting.position, carol.queues().position), (1, 2));
     alice.tells("end");
     alice.finish().exits(0);
     bob.hears("started");

@@ -77,7 +77,9 @@ fn behind(claim: &Waiting) -> String {
     } else if behind.is_empty() && claim.process.is_some() {
         behind.push("its turn".to_owned());
     }
-    or_dash((!behind.is_empty()).then(|| behind.join(", ")))
+    let more = behind.len().saturating_sub(1);
+    let first = behind.into_iter().next();
+    or_dash(first.map(|first| if more > 0 { format!("{first}, {more} more") } else { first }))
 }
 
 /// "bob holds src/", or "bob waits for src/" if that only is ahead in the queue.
@@ -123,9 +125,9 @@ mod tests {
     fn a_waiting_claim_says_who_is_in_the_way() {
         assert_eq!(
             plain(&queue(&[claim()], &page())),
-            "CLAIM  PLACE  AGENT  WANTS                      BEHIND                                \
+            "CLAIM  PLACE  AGENT  WANTS                      BEHIND                    \
              SINCE    TAKES  GIVES UP\n\
-             c1     2      carol  src/a.rs, shared src/b.rs  alice holds src/, bob waits for src/  \
+             c1     2      carol  src/a.rs, shared src/b.rs  alice holds src/, 1 more  \
              10s ago  ~40s   in 50s"
         );
         let mut start = claim();

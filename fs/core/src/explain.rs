@@ -301,7 +301,8 @@ pub fn describe(event: &Event) -> String {
         }
         Event::Configured { settings } => {
             let most = settings.max_parallel.map_or("any number of".to_owned(), |n| n.to_string());
-            format!("{most} runs may be alive at once; {} units have slots", settings.slots.len())
+            let slots = settings.slots.iter().map(|(unit, n)| format!("; {unit} has {n} slots"));
+            format!("{most} runs may be alive at once{}", slots.collect::<String>())
         }
         Event::ClaimMoved { claim, agent, .. } => {
             format!("the operator moved {agent}'s claim {claim} in the queue")

@@ -114,3 +114,65 @@ impl Owner {
         Err(ServiceError::NotGranted { timed_out: true, text })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::{Setup, asked_for};
+    use agentfs_api::Workspace;
+    use agentfs_core::Want;
+    use agentfs_core::machine::{Asker, OPERATOR};
+
+    fn service(dir: &std::path::Path) -> Service {
+        let at = |name: &str| {
+            let path = dir.join(name);
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        let (root, state_dir, runtime_dir) = (at("root"), at("state"), at("run"));
+        let mountpoint = at("views");
+        Service::start(Setup { workspace: Workspace { root, state_dir, runtime_dir }, mountpoint })
+            .unwrap()
+    }
+
+    async fn onlookers(service: &Service) -> usize {
+        service.ask(|owner| Ok(owner.onlookers.len())).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_away_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = service(dir.path());
+        let unit: WorkUnit = "res:db".parse().unwrap();
+        let wants = vec![Want::exclusive(unit.clone())];
+        let operator: AgentName = OPERATOR.parse().unwrap();
+        let claim = asked_for(operator.clone(), wants, None, Asker::Operator);
+        service.claim(claim).await.unwrap();
+        let spared = service.until_free(unit.clone(), Some(operator.clone()), None).await;
+        assert_eq!(spared.unwrap().unit, unit, "its own leases do not count");
+
+        let waits = tokio::spawn({
+            let (service, unit) = (service.clone(), unit.clone());
+            async move { service.until_free(unit, None, None).await }
+        });
+        let stays = tokio::spawn({
+            let (service, unit) = (service.clone(), unit.clone());
+            async move { service.until_free(unit, None, None).await }
+        });
+        while onlookers(&service).await < 2 {
+            tokio::task::yield_now().await;
+        }
+        waits.abort();
+        assert!(waits.await.unwrap_err().is_cancelled());
+        assert_eq!(onlookers(&service).await, 1);
+
+        let short = Some(Duration::from_millis(20));
+        let late = service.until_free(unit.clone(), None, short).await.unwrap_err().to_string();
+        assert!(late.contains("operator has held res:db"), "{late}");
+        assert_eq!(onlookers(&service).await, 1);
+
+        service.ask(move |owner| owner.release(Some(operator), unit)).await.unwrap();
+        assert!(stays.await.unwrap().is_ok());
+        assert_eq!(onlookers(&service).await, 0);
+    }
+}

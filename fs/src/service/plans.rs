@@ -72,9 +72,7 @@ impl Owner {
         let queued = state.submitted.values().find(|submission| submission.agent == *agent);
         let queued = queued.map(|submission| Turn::SameAgent(submission.run));
         let alive = state.agents.values().filter(|known| known.live.is_some()).count();
-        // Those that wait to start are ahead.
-        let crowd = alive + state.submitted.len();
-        let parallel = most.filter(|most| crowd >= *most).map(Turn::Parallel);
+        let parallel = most.filter(|most| alive >= *most).map(Turn::Parallel);
         let turns = live.or(queued).into_iter().chain(parallel);
         let told = turns.map(|turn| {
             let (why, way_out) = explain::not_its_turn(state, turn);

@@ -41,6 +41,10 @@ pub fn queue(state: &State, now: Timestamp) -> Vec<Waiting> {
 
 fn waiting(state: &State, claim: &Claim, now: Timestamp) -> Waiting {
     let beside = claim.wants.iter().flat_map(|want| state.locks.wanting(&want.unit));
+    // A run that waits for its turn is behind all runs ahead of it.
+    let waits_for_turn = claim.origin == Origin::Start && !state.locks.is_ready(claim.id);
+    let runs = state.locks.queue().filter(|c| waits_for_turn && c.origin == Origin::Start);
+    let beside = beside.chain(runs);
     let ahead: BTreeSet<ClaimId> =
         beside.filter(|other| other.place() < claim.place()).map(|other| other.id).collect();
     let submission = claim.run.and_then(|run| state.submitted.get(&run));

@@ -68,13 +68,9 @@ impl Step<'_> {
         };
         let locks = &self.state().locks;
         let is_its_turn = self.state().turns(&submission).is_empty();
-        let is_ahead = |other: &Claim| locks.is_ready(other.id) && other.place() < claim.place();
-        let runs_ahead = locks.queue().any(|c| c.origin == Origin::Start && is_ahead(c));
-        let crowded = runs_ahead && self.state().settings.max_parallel.is_some();
-        if is_its_turn
-            && !crowded
-            && locks.obstacles(&agent, &claim.wants, Some(claim.place())).is_empty()
-        {
+        // Runs that are ahead and could start have started: the others wait for units, and hold up
+        // nobody but those who want the same.
+        if is_its_turn && locks.obstacles(&agent, &claim.wants, Some(claim.place())).is_empty() {
             self.begin_run(submission);
             let (origin, by_operator) = (Origin::Start, true);
             self.grant(
