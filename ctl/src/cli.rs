@@ -2,7 +2,7 @@
 
 use crate::commands::{
     Agents, Apply, Claim, Completions, Diff, Discard, Explain, Grant, Locks, Log, Man, Plan, Queue,
-    Recover, Refuse, Release, Run, Runs, Steal, Sync, Wait,
+    Radar, Recover, Refuse, Release, Run, Runs, Steal, Sync, Wait, With,
 };
 use crate::error::Error;
 use crate::{exit, output};
@@ -47,8 +47,10 @@ enum Command {
     Refuse(Refuse),
     Steal(Steal),
     Plan(Plan),
+    With(With),
     Sync(Sync),
     Explain(Explain),
+    Radar(Radar),
     Recover(Recover),
     Completions(Completions),
     Man(Man),
@@ -84,8 +86,10 @@ impl Command {
             Self::Refuse(command) => command.run(global),
             Self::Steal(command) => command.run(global),
             Self::Plan(command) => command.run(global),
+            Self::With(command) => command.run(global),
             Self::Sync(command) => command.run(global),
             Self::Explain(command) => command.run(global),
+            Self::Radar(command) => command.run(global),
             Self::Recover(command) => command.run(global),
             Self::Completions(command) => command.run(global),
             Self::Man(command) => command.run(global),

@@ -8,6 +8,7 @@ in_both_worlds!(
     nothing_hangs_when_the_daemon_is_killed,
     a_live_sandbox_gets_its_view_back,
     what_was_read_before_must_be_read_again,
+    scratch_is_still_there,
     the_next_daemon_serves_at_the_same_mountpoint,
     a_daemon_that_is_ended_on_purpose_is_not_started_again,
     a_run_that_ends_without_a_daemon_is_recorded_by_a_new_one,
@@ -116,6 +117,38 @@ fn what_was_read_before_must_be_read_again(world: &World) {
     assert_eq!(world.base("src/a.txt"), "alpha\nhuman\nkept\n");
     assert_eq!(world.base("src/c.txt"), "mine\nmore\n");
     assert!(!world.repo().join("src/b.txt").exists());
+}
+
+fn scratch_is_still_there(world: &World) {
+    world.sh("mkdir -p target/debug; echo warm >target/debug/out; echo b >target/b").ok();
+    let mut alice = world.agent("alice").start(
+        "stat -f -c %T target; echo mine >target/mine; echo changed >target/debug/out; rm target/b
+         exec 3>>target/log; tell wrote; await taken-over
+         echo kept >&3 || exit 41
+         cd \"$PWD\" || exit 42
+         stat -f -c %T target | grep overlayfs && exit 43
+         cat target/mine target/debug/out target/log || exit 44
+         test ! -e target/b || exit 45
+         echo after >target/after && echo more >>target/mine && rm target/log || exit 46
+         tell wrote-again; await checked
+         rm -rf target && mkdir target && echo new >target/new && ls target || exit 47
+         echo real >real.txt || exit 48",
+    );
+    alice.hears("wrote");
+    kill_daemon(world);
+    eventually("it is taken over", || alice.stderr().contains("its view is back").then_some(()));
+    alice.tells("taken-over");
+    alice.hears("wrote-again");
+    let delta = world.states()[0].join("agents/alice/delta/target");
+    let text = |name: &str| std::fs::read_to_string(delta.join(name)).unwrap_or_default();
+    assert_eq!(text("mine") + &text("after") + &text("log"), "mine\nmore\nafter\n");
+    alice.tells("checked");
+    let done = alice.finish().exits(0);
+    assert_eq!(done.out(), "overlayfs\nmine\nchanged\nkept\nnew\n", "{done}");
+    assert_eq!(world.base("real.txt"), "real\n");
+    assert_eq!(world.base("target/debug/out") + &world.base("target/b"), "warm\nb\n");
+    let again = world.agent("alice").run("stat -f -c %T target; cat target/*").exits(0);
+    assert_eq!(again.out(), "overlayfs\nnew\n", "mounted again: {again}");
 }
 
 fn the_next_daemon_serves_at_the_same_mountpoint(world: &World) {

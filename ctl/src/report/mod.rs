@@ -11,6 +11,7 @@ pub mod locks;
 pub mod patch;
 pub mod plan;
 pub mod queue;
+pub mod radar;
 pub mod recover;
 pub mod stat;
 pub mod sync;

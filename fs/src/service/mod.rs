@@ -21,6 +21,7 @@ mod owner;
 mod plans;
 mod publish;
 mod queries;
+mod radar;
 mod report;
 mod runs;
 mod sync;

@@ -101,7 +101,8 @@ impl Owner {
     }
 
     /// Makes an agent's changes part of base, whole or not at all.
-    pub fn apply_agent(&mut self, agent: &AgentName) -> Result<Settled, ServiceError> {
+    /// `stale` says that what they rest on may have changed, whatever the configuration says.
+    pub fn apply_agent(&mut self, agent: &AgentName, stale: bool) -> Result<Settled, ServiceError> {
         self.state().agent(agent)?;
         let still = self.stand_still(agent)?;
         let changes = self.changes_of(agent)?;
@@ -109,6 +110,9 @@ impl Owner {
         let outcome = if changes.is_empty() {
             Outcome::Nothing
         } else {
+            if !stale {
+                self.refuse_stale_reads(agent)?;
+            }
             self.apply_set(agent, &changes, still)?;
             Outcome::Applied { version: self.state().base_version }
         };

@@ -15,6 +15,7 @@ use agentfs_core::changeset::Signature;
 use agentfs_core::config::Span;
 use agentfs_core::machine::{Command, Exit, Policy, RunRequest};
 use agentfs_core::plan::Plan;
+use agentfs_core::process_rules::ProcessRules;
 use agentfs_core::{AgentName, RelPath, RunId};
 use rustix::fs::{Mode, OFlags};
 use std::path::{Path, PathBuf};
@@ -115,7 +116,18 @@ impl Owner {
             scratch,
             agent,
             places,
+            processes: self.processes(run),
         }
+    }
+
+    /// The named processes of the configuration; those without a wait of their own have the run's.
+    fn processes(&self, run: RunId) -> ProcessRules {
+        let wait = self.state().live_run(run).map_or(self.config.wait, |run| run.policy.wait);
+        let mut rules = self.config.process.clone();
+        for rule in rules.values_mut() {
+            rule.wait.get_or_insert(wait);
+        }
+        rules
     }
 
     /// What counts as scratch, and the agent's delta.

@@ -71,6 +71,11 @@ impl Step<'_> {
             }
             Command::Claim(request) => Ok(self.claim(request)),
             Command::Admit { agent, cause, facts } => self.admit(&agent, &cause, facts),
+            Command::NoteReads { agent, paths } => {
+                self.state().agent(&agent)?;
+                self.emit(Event::Read { agent, paths });
+                Ok(Reply::Done)
+            }
             Command::Cancel { claim } => self.cancel(claim),
             Command::MoveClaim { claim, to } => self.move_claim(claim, to),
             Command::Grant { claim, steal } => self.grant_by_hand(claim, steal),
