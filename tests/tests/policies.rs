@@ -35,6 +35,7 @@ in_both_worlds!(
     what_is_read_only_is_never_written,
     what_is_forbidden_is_not_even_read,
     what_an_apply_brings_is_forbidden_all_the_same,
+    what_git_ignores_is_forbidden_all_the_same,
     rules_are_for_the_agents_that_they_name,
     a_lease_lives_as_long_as_its_policy_says,
     a_claimed_file_that_is_renamed_stays_claimed,
@@ -108,7 +109,7 @@ fn what_is_protected_is_written_only_with_the_operators_leave(world: &World) {
     world.configure(ACCESS);
     let mut alice = world.agent("alice").start(&format!(
         "{REFUSED}
-         cat src/a.txt >/dev/null || exit 8
+         echo x >early && echo x >later && cat src/a.txt >/dev/null || exit 8
          for way in 'echo x >src/a.txt' 'rm src/a.txt' 'mv src/a.txt b' 'chmod 600 src/a.txt' \
              'mv src moved' 'mv src/b.txt src/a.txt'; do
              refused 'permission denied' \"$way\"
@@ -160,6 +161,7 @@ fn what_is_forbidden_is_not_even_read(world: &World) {
     world.configure(ACCESS);
     let done = world.agent("alice").run(&format!(
         "{REFUSED}
+         echo x >early && echo x >later || exit 8
          for way in 'cat tool.sh' ./tool.sh 'sh tool.sh' 'cp tool.sh x' 'echo x >>tool.sh' \
              'ln tool.sh x' 'mv tool.sh x' 'mv shared.txt a.key' 'echo x >a.key'; do
              refused 'permission denied' \"$way\"
@@ -188,6 +190,22 @@ fn what_an_apply_brings_is_forbidden_all_the_same(world: &World) {
     assert!(done.out().is_empty(), "{done}");
     let read = world.agent("bob").run("cat new.key").exits(0);
     assert_eq!(read.out(), "secret\n");
+}
+
+fn what_git_ignores_is_forbidden_all_the_same(world: &World) {
+    world.sh("printf 'secrets/\\n.env\\nbuild/\\ncache/\\n' >>.gitignore").ok();
+    world.sh("mkdir -p secrets build/deep cache; echo x >.env; echo x >secrets/a").ok();
+    world.sh("echo x >build/deep/a.key; echo x >build/plain; echo x >cache/a").ok();
+    world.configure(
+        "[[policy]]\nunits = [\".env\", \"secrets/\", \"*.key\"]\naccess = \"forbidden\"\n",
+    );
+    let script = "cat build/plain cache/a
+        for file in .env secrets/a build/deep/a.key; do cat $file && exit 9; done
+        echo mine >cache/b && echo mine >build/b && stat -f -c %T cache build";
+    let done = world.agent("alice").run(script).exits(0);
+    let seen: Vec<String> = done.out().lines().map(str::to_owned).collect();
+    assert_eq!(seen, ["x", "x", "overlayfs", "fuseblk"], "{done}");
+    world.agent("alice").run(script).exits(0);
 }
 
 fn rules_are_for_the_agents_that_they_name(world: &World) {

@@ -137,6 +137,11 @@ impl Policy {
         terms.access == Access::Write && terms.unclaimed == Unclaimed::Claim
     }
 
+    /// Whether there is anything that the agent may not read.
+    pub fn forbids_something(&self) -> bool {
+        self.rules.iter().any(|rule| rule.access == Some(Access::Forbidden))
+    }
+
     /// Whether the agent may read a file.
     pub fn may_read(&self, path: &RelPath) -> bool {
         self.rules.is_empty()
