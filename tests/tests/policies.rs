@@ -28,6 +28,7 @@ const ACCESS: &str = r#"
 
 in_both_worlds!(
     a_write_goes_on_when_the_operator_grants_it,
+    a_claim_that_is_agreed_to_still_waits_for_its_holder,
     a_write_that_the_operator_refuses_is_denied,
     nobody_answers_and_the_write_is_busy,
     an_agent_that_is_granted_something_is_not_asked_about_again,
@@ -64,6 +65,27 @@ fn a_write_goes_on_when_the_operator_grants_it(world: &World) {
     alice.finish().exits(0);
     assert_eq!(world.base("shared.txt") + &world.base("src/new.txt"), "one\nalice\nnew\n");
     world.ctl(&format!("grant {claim}")).run().refuses(3, &["does not wait any more"]);
+}
+
+fn a_claim_that_is_agreed_to_still_waits_for_its_holder(world: &World) {
+    let mut alice =
+        world.agent("alice").start("echo alice >>shared.txt; tell holds; await end; exit 0");
+    alice.hears("holds");
+    let mut bob = world
+        .agent("bob")
+        .flags("--unclaimed ask")
+        .start("echo bob >>shared.txt && tell wrote; exit 0");
+    let waiting = bob.queues();
+    assert!(waiting.asks && waiting.why.len() == 2, "{waiting:?}");
+    let said = world.ctl(&format!("grant {}", waiting.claim)).ok().out();
+    assert!(said.contains("is agreed to, and waits on"), "{said}");
+    let waiting = bob.queues();
+    assert!(!waiting.asks && waiting.why.len() == 1, "{waiting:?}");
+    alice.tells("end");
+    alice.finish().exits(0);
+    bob.hears("wrote");
+    bob.finish().exits(0);
+    assert_eq!(world.base("shared.txt"), "one\nalice\nbob\n");
 }
 
 fn a_write_that_the_operator_refuses_is_denied(world: &World) {

@@ -20,6 +20,7 @@ in_both_worlds!(
     a_run_that_is_ended_while_it_waits_leaves_the_queue,
     no_more_runs_are_alive_than_may_be,
     a_run_of_high_priority_goes_first,
+    the_operator_says_whose_turn_is_next,
     a_run_starts_after_another,
     a_run_starts_only_after_success,
     a_run_that_waits_outlives_the_daemon,
@@ -83,11 +84,14 @@ fn a_plan_is_checked_before_and_compared_afterwards(world: &World) {
     alice.tells("end");
     alice.finish().exits(0);
     world.ctl("plan check ../plan.yaml --agent alice").ok();
+    let inside =
+        format!("echo mine >shared.txt; printf '{PLAN}' >~/plan; agentctl plan check ~/plan");
+    world.agent("alice").run(&inside).exits(0);
 
     let bob = world.agent("bob").flags("--plan ../plan.yaml");
     bob.run("echo bob >src/a.txt; echo bob >src/b.txt").exits(0);
-    let shown = world.ctl("plan show r2").ok().out();
-    assert!(shown.starts_with("r2 of bob used 1 of the 4 units"), "{shown}");
+    let shown = world.ctl("plan show r3").ok().out();
+    assert!(shown.starts_with("r3 of bob used 1 of the 4 units"), "{shown}");
     for row in
         ["code  src/a.txt     used", "code  shared.txt    unused", "look  res:db        unused"]
     {
@@ -168,6 +172,25 @@ fn a_run_of_high_priority_goes_first(world: &World) {
     assert_eq!(order, ["carol", "bob"]);
     let why = world.ctl("queue --why").ok().out();
     assert!(why.contains("priority high"), "{why}");
+    alice.tells("end");
+    alice.finish().exits(0);
+    carol.hears("started");
+    assert!(!bob.has_told("started"));
+    carol.tells("end");
+    carol.finish().exits(0);
+    bob.hears("started");
+    bob.finish().exits(0);
+}
+
+fn the_operator_says_whose_turn_is_next(world: &World) {
+    world.configure("max_parallel = 1\n");
+    let mut alice = world.agent("alice").start("tell started; await end; exit 0");
+    alice.hears("started");
+    let mut bob = world.agent("bob").start("tell started; exit 0");
+    bob.queues();
+    let mut carol = world.agent("carol").start("tell started; await end; exit 0");
+    let carols = carol.queues().claim;
+    world.ctl(&format!("queue --move {carols} --first")).ok();
     alice.tells("end");
     alice.finish().exits(0);
     carol.hears("started");

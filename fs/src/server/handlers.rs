@@ -177,11 +177,13 @@ pub(super) async fn check_plan(
     body: axum::body::Bytes,
 ) -> Answer<CheckedPlan> {
     let CheckPlan { agent, plan } = decode(&body)?;
-    let agent = match &context.caller {
-        Caller::Operator => agent,
-        Caller::Agent(own) => Some(own.clone()),
-    };
-    ask(&context, move |owner| owner.check_plan(agent, &plan)).await
+    match &context.caller {
+        Caller::Operator => ask(&context, move |owner| owner.check_plan(agent, &plan)).await,
+        Caller::Agent(own) => {
+            let own = own.clone();
+            ask(&context, move |owner| owner.check_own_plan(&own, &plan)).await
+        }
+    }
 }
 
 pub(super) async fn planned(

@@ -40,21 +40,32 @@ impl Owner {
         plan: &Plan,
     ) -> Result<CheckedPlan, ServiceError> {
         let agent = agent.unwrap_or_else(|| self.unknown_agent());
+        let mut checked = self.check_own_plan(&agent, plan)?;
+        let config = read_config(&self.workspace)?;
+        checked.turns = self.turns_of(&agent, config.settings().max_parallel);
+        checked.starts &= checked.turns.is_empty();
+        Ok(checked)
+    }
+
+    /// Whether an agent would have all of this plan at once: it runs already, so its turn has come.
+    pub fn check_own_plan(
+        &mut self,
+        agent: &AgentName,
+        plan: &Plan,
+    ) -> Result<CheckedPlan, ServiceError> {
         let wants = plan.wants();
         let units: Vec<WorkUnit> = wants.iter().map(|want| want.unit.clone()).collect();
-        self.recall(&agent, &units);
+        self.recall(agent, &units);
         // As it is now: a run would begin with that.
-        let config = read_config(&self.workspace)?;
-        let policy = config.policy().of(&agent);
-        let barred = plan.barred(&agent, &policy).into_iter();
+        let policy = read_config(&self.workspace)?.policy().of(agent);
+        let barred = plan.barred(agent, &policy).into_iter();
         let mut conflicts: Vec<PlanConflict> =
             barred.map(|(want, why)| conflict(plan, &want, None, why)).collect();
         for want in &wants {
-            conflicts.extend(self.obstacles_of(&agent, plan, want));
+            conflicts.extend(self.obstacles_of(agent, plan, want));
         }
-        let turns = self.turns_of(&agent, config.settings().max_parallel);
-        let starts = conflicts.is_empty() && turns.is_empty();
-        Ok(CheckedPlan { starts, wants, conflicts, turns })
+        let starts = conflicts.is_empty();
+        Ok(CheckedPlan { starts, wants, conflicts, turns: Vec::new() })
     }
 
     /// The name of an agent that has never been.
