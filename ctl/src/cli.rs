@@ -1,8 +1,8 @@
 //! What can be typed: the global flags and the list of commands.
 
 use crate::commands::{
-    Agents, Apply, Claim, Completions, Diff, Discard, Explain, Locks, Log, Man, Queue, Radar,
-    Recover, Release, Run, Runs, Sync, With,
+    Agents, Apply, Claim, Completions, Diff, Discard, Explain, Grant, Locks, Log, Man, Plan, Queue,
+    Radar, Recover, Refuse, Release, Run, Runs, Steal, Sync, Wait, With,
 };
 use crate::error::Error;
 use crate::{exit, output};
@@ -42,6 +42,11 @@ enum Command {
     Discard(Discard),
     Claim(Claim),
     Release(Release),
+    Wait(Wait),
+    Grant(Grant),
+    Refuse(Refuse),
+    Steal(Steal),
+    Plan(Plan),
     With(With),
     Sync(Sync),
     Explain(Explain),
@@ -76,6 +81,11 @@ impl Command {
             Self::Discard(command) => command.run(global),
             Self::Claim(command) => command.run(global),
             Self::Release(command) => command.run(global),
+            Self::Wait(command) => command.run(global),
+            Self::Grant(command) => command.run(global),
+            Self::Refuse(command) => command.run(global),
+            Self::Steal(command) => command.run(global),
+            Self::Plan(command) => command.run(global),
             Self::With(command) => command.run(global),
             Self::Sync(command) => command.run(global),
             Self::Explain(command) => command.run(global),
@@ -99,8 +109,14 @@ mod tests {
 
     #[test]
     fn every_command_has_a_line_of_help_and_an_example() {
-        for command in Cli::command().get_subcommands() {
-            let name = command.get_name();
+        let cli = Cli::command();
+        let nested = cli.get_subcommands().flat_map(|command| {
+            let name = command.get_name().to_owned();
+            let below = command.get_subcommands().map(move |sub| (name.clone() + " ", sub));
+            std::iter::once((String::new(), command)).chain(below)
+        });
+        for (above, command) in nested {
+            let name = format!("{above}{}", command.get_name());
             assert!(command.get_about().is_some(), "{name} says nothing");
             let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(after.contains(&format!("agentctl {name}")), "{name} shows no example");

@@ -3,6 +3,7 @@
 use crate::exit::Exit;
 use agentfs_api::types::ErrorCode;
 use agentfs_api::{ApiError, LocateError};
+use agentfs_core::config::InvalidConfig;
 use agentfs_core::unit::InvalidUnit;
 use agentfs_core::{AgentName, WorkUnit};
 use std::io;
@@ -90,6 +91,28 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A file could not be read.
+    #[error("{} can't be read: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A plan that is none.
+    #[error("{} is no plan: {why}; `agentctl plan schema` says what one looks like", path.display())]
+    Plan {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The workspace's configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    /// A run with this plan would not start at once. The report has said why.
+    #[error("a run with this plan would not start now")]
+    WouldWait,
     /// The pager could not be started.
     #[error("the pager {pager:?} could not be started ({source}); try --no-pager")]
     Pager {
@@ -108,7 +131,12 @@ impl Error {
             Self::Locate(_) | Self::NeverUsed(_) | Self::DeadSocket(_) | Self::LogEnded => {
                 Exit::NoDaemon
             }
-            Self::Outside { .. } | Self::Unit(_) | Self::NeedsYes => Exit::Usage,
+            Self::Outside { .. }
+            | Self::Unit(_)
+            | Self::NeedsYes
+            | Self::Plan { .. }
+            | Self::Config(_) => Exit::Usage,
+            Self::WouldWait => Exit::WouldWait,
             Self::NotApplied { .. } => Exit::Refused,
             Self::SameCaller(_) => Exit::TimedOut,
             Self::Stopped { source, .. } => source.exit(),
@@ -118,6 +146,7 @@ impl Error {
             | Self::CurrentDir(_)
             | Self::Output(_)
             | Self::Write { .. }
+            | Self::Read { .. }
             | Self::Pager { .. } => Exit::Failure,
         }
     }

@@ -22,6 +22,8 @@ pub enum Exit {
     NoDaemon = 6,
     /// The caller has no right to do this.
     Forbidden = 7,
+    /// A run with this plan would not start at once.
+    WouldWait = 8,
 }
 
 impl From<Exit> for ExitCode {
@@ -41,6 +43,7 @@ Exit codes:
   5  the wait reached its deadline
   6  no daemon or no workspace
   7  the caller has no right to do this
+  8  a run with this plan would wait, or a policy forbids it
 
 Example:
   agentctl locks               who holds what
@@ -57,7 +60,7 @@ mod tests {
         let documented = include_str!("lib.rs");
         let rows: Vec<&str> =
             HELP.lines().skip(1).take_while(|line| !line.is_empty()).map(str::trim).collect();
-        assert_eq!(rows.len(), Exit::Forbidden as usize + 1);
+        assert_eq!(rows.len(), Exit::WouldWait as usize + 1);
         for row in rows {
             let (code, meaning) = row.split_once("  ").unwrap();
             assert!(documented.contains(&format!("//! | {code} | {meaning} |")), "{row}");

@@ -19,6 +19,7 @@
 //! | 5 | the wait reached its deadline |
 //! | 6 | no daemon or no workspace |
 //! | 7 | the caller has no right to do this |
+//! | 8 | a run with this plan would wait, or a policy forbids it |
 #![forbid(unsafe_code)]
 
 mod cli;

@@ -44,6 +44,7 @@ fn state(state: AgentState) -> Cell {
         AgentState::Running => Cell::new("running").fg(Color::DarkGreen),
         AgentState::Waiting => Cell::new("waiting").fg(Color::DarkYellow),
         AgentState::Pending => Cell::new("pending").fg(Color::DarkCyan),
+        AgentState::Queued => Cell::new("queued").fg(Color::DarkYellow),
         AgentState::Idle => Cell::new("idle"),
     }
 }
@@ -54,12 +55,13 @@ pub fn runs(runs: &[Run], page: &Page) -> String {
     let mut table = table(page, &headings);
     for run in runs {
         let took = time::span(run.ended.unwrap_or(page.now).since(run.started));
-        let ended = run.exit.map_or_else(|| "running".to_owned(), exit);
+        let alive = if run.queued { "queued" } else { "running" };
+        let ended = run.exit.map_or_else(|| alive.to_owned(), exit);
         table.add_row([
             run.id.to_string(),
             run.agent.to_string(),
-            time::ago(page, run.started),
-            took,
+            or_dash((!run.queued).then(|| time::ago(page, run.started))),
+            or_dash((!run.queued).then_some(took)),
             ended,
             or_dash(run.outcome.as_ref().map(outcome)),
             command(&run.argv),
@@ -122,6 +124,7 @@ mod tests {
             agent: "alice".parse().unwrap(),
             argv: vec!["claude".into(), "-p".into(), "fix it".into()],
             started: seconds(900),
+            queued: false,
             ended: exit.map(|_| seconds(960)),
             exit,
             outcome,
@@ -143,6 +146,9 @@ mod tests {
     fn a_live_run_is_running_until_now() {
         let text = plain(&runs(&[run(None, None)], &page()));
         assert!(text.contains("1m40s  running  -"), "{text}");
+        let queued = Run { queued: true, ..run(None, None) };
+        let text = plain(&runs(&[queued], &page()));
+        assert!(text.contains("alice  -        -     queued  -"), "{text}");
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod tests {
             seq: 1,
             at: seconds(1_000),
             agent: None,
+            units: vec![],
             text: "alice ran a\nb".to_owned(),
             event: serde_json::Value::Null,
         };

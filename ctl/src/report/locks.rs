@@ -1,8 +1,10 @@
-//! Leases and the queue.
+//! Leases, and what the operator does to them.
 
 use super::agents::or_dash;
-use super::{Page, finished, table, time};
-use agentfs_api::types::{Blocker, Lock, Waiting};
+use super::{Page, finished, table, time, units};
+use agentfs_api::types::{Freed, Lock, StealUnit, Stolen};
+use agentfs_core::{AgentName, ClaimId, WorkUnit};
+use std::collections::BTreeMap;
 
 /// All leases, one a line.
 pub fn locks(locks: &[Lock], page: &Page) -> String {
@@ -22,42 +24,6 @@ pub fn locks(locks: &[Lock], page: &Page) -> String {
     finished(&table, "no leases: nobody holds anything")
 }
 
-/// All claims that wait, one a line.
-pub fn queue(queue: &[Waiting], page: &Page) -> String {
-    let headings =
-        ["CLAIM", "POSITION", "AGENT", "WANTS", "BEHIND", "SINCE", "ABOUT", "GIVES UP", "CAUSE"];
-    let mut table = table(page, &headings);
-    for claim in queue {
-        let mut behind: Vec<String> = claim.blockers.iter().map(blocker).collect();
-        if claim.asks {
-            behind.insert(0, "the operator is asked".to_owned());
-        } else if behind.is_empty() && claim.process.is_some() {
-            behind.push("its turn".to_owned());
-        }
-        let wants: Vec<String> = claim.wants.iter().map(ToString::to_string).collect();
-        let estimate = claim.estimate.map(|left| agentfs_core::explain::span(left.0));
-        let deadline = claim.deadline.map(|deadline| time::until(page, deadline));
-        table.add_row([
-            claim.claim.to_string(),
-            claim.position.to_string(),
-            claim.agent.to_string(),
-            or_dash((!wants.is_empty()).then(|| wants.join(", "))),
-            behind.join(", "),
-            time::ago(page, claim.since),
-            or_dash(estimate),
-            or_dash(deadline),
-            super::printable(&claim.cause).into_owned(),
-        ]);
-    }
-    finished(&table, "nothing waits")
-}
-
-/// "bob holds src/", or "bob waits for src/" if that only is ahead in the queue.
-fn blocker(blocker: &Blocker) -> String {
-    let does = if blocker.holds { "holds" } else { "waits for" };
-    format!("{} {does} {}", blocker.agent, blocker.unit)
-}
-
 /// What a claim was granted.
 pub fn claimed(leases: &[Lock], page: &Page) -> String {
     let lines = leases.iter().map(|lock| {
@@ -67,11 +33,55 @@ pub fn claimed(leases: &[Lock], page: &Page) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// What became of a claim that the operator agreed to.
+pub fn agreed(claim: ClaimId, stolen: &Stolen) -> String {
+    if stolen.waits {
+        return format!(
+            "{claim} is agreed to, and waits on for what others hold (`agentctl queue --why`)"
+        );
+    }
+    match taken(stolen) {
+        None => format!("{claim} is granted"),
+        Some(taken) => format!("{claim} is granted: {taken}"),
+    }
+}
+
+/// From whom a unit was taken.
+pub fn stolen(request: &StealUnit, stolen: &Stolen) -> String {
+    let unit = &request.unit;
+    let next = match &request.to {
+        Some(agent) => format!("{agent} holds {unit} now"),
+        None => format!("the first in line has {unit} next (`agentctl queue`)"),
+    };
+    match taken(stolen) {
+        None => format!("nobody else held anything of {unit}; {next}"),
+        Some(taken) => format!("{taken}; {next}"),
+    }
+}
+
+/// "taken from alice: src/a.rs; her work is kept", by agent.
+fn taken(stolen: &Stolen) -> Option<String> {
+    let mut by_agent: BTreeMap<&AgentName, Vec<WorkUnit>> = BTreeMap::new();
+    for (agent, unit) in &stolen.from {
+        by_agent.entry(agent).or_default().push(unit.clone());
+    }
+    let from: Vec<String> =
+        by_agent.iter().map(|(agent, held)| format!("{agent} lost {}", units(held))).collect();
+    let kept = "what they have written is kept (`agentctl recover`)";
+    (!from.is_empty()).then(|| format!("{}, and {kept}", from.join(", ")))
+}
+
+/// That a unit is free.
+pub fn freed(freed: &Freed) -> String {
+    let millis = std::time::Duration::from_millis(freed.millis);
+    format!("{} is free (waited {})", freed.unit, time::span(millis))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::{page, plain, seconds};
     use super::*;
-    use agentfs_core::{ClaimId, Mode, RunId, Token};
+    use agentfs_core::{Mode, RunId, Token};
 
     fn lock(unit: &str) -> Lock {
         Lock {
@@ -102,46 +112,43 @@ mod tests {
     }
 
     #[test]
-    fn a_waiting_claim_says_who_is_in_the_way() {
-        let blocker = |agent: &str, holds| Blocker {
-            agent: agent.parse().unwrap(),
-            unit: "src/".parse().unwrap(),
-            since: seconds(1),
-            holds,
+    fn what_was_taken_away_is_said_by_agent() {
+        let unit = |text: &str| text.parse::<WorkUnit>().unwrap();
+        let from = |who: &str, what: &str| (who.parse::<AgentName>().unwrap(), unit(what));
+        let taken = Stolen {
+            from: vec![from("bob", "src/b"), from("alice", "src/a"), from("bob", "src/c")],
+            waits: false,
         };
-        let claim = Waiting {
-            claim: ClaimId(1),
-            position: 2,
-            wants: vec!["src/a.rs".parse().unwrap(), "shared src/b.rs".parse().unwrap()],
-            agent: "carol".parse().unwrap(),
-            run: Some(RunId(9)),
-            blockers: vec![blocker("alice", true), blocker("bob", false)],
-            since: seconds(990),
-            deadline: Some(seconds(1_050)),
-            cause: "open".to_owned(),
-            asks: false,
-            process: None,
-            estimate: Some(agentfs_core::config::Span(std::time::Duration::from_secs(40))),
-            why: vec![],
+        let kept = "and what they have written is kept (`agentctl recover`)";
+        let to = |to: Option<&str>| StealUnit {
+            unit: unit("src/"),
+            to: to.map(|agent| agent.parse().unwrap()),
         };
-        let text = plain(&queue(&[claim], &page()));
-        for part in [
-            "carol",
-            "c1",
-            "src/a.rs, shared src/b.rs",
-            "40s",
-            "alice holds src/, bob waits for src/",
-            "10s ago",
-            "in 50s",
-            "open",
-        ] {
-            assert!(text.contains(part), "{part} is missing:\n{text}");
-        }
+        assert_eq!(
+            stolen(&to(Some("carol")), &taken),
+            format!("alice lost src/a, bob lost src/b, src/c, {kept}; carol holds src/ now")
+        );
+        assert_eq!(
+            stolen(&to(Some("carol")), &Stolen::default()),
+            "nobody else held anything of src/; carol holds src/ now"
+        );
+        assert_eq!(
+            agreed(ClaimId(3), &taken),
+            format!("c3 is granted: alice lost src/a, bob lost src/b, src/c, {kept}")
+        );
+        assert_eq!(agreed(ClaimId(3), &Stolen::default()), "c3 is granted");
+        let waits = Stolen { waits: true, from: vec![] };
+        assert!(agreed(ClaimId(3), &waits).starts_with("c3 is agreed to, and waits on"));
+    }
+
+    #[test]
+    fn a_unit_that_is_free_is_said_so() {
+        let free = Freed { unit: "src/".parse().unwrap(), millis: 61_000 };
+        assert_eq!(freed(&free), "src/ is free (waited 1m01s)");
     }
 
     #[test]
     fn nothing_is_said_in_words() {
         assert_eq!(locks(&[], &page()), "no leases: nobody holds anything");
-        assert_eq!(queue(&[], &page()), "nothing waits");
     }
 }

@@ -9,6 +9,8 @@ pub mod changes;
 pub mod journal;
 pub mod locks;
 pub mod patch;
+pub mod plan;
+pub mod queue;
 pub mod radar;
 pub mod recover;
 pub mod stat;

@@ -3,12 +3,13 @@
 use crate::locate::{LocateError, Workspace};
 use crate::types::{
     Agent, ApplyChanges, CheckPlan, CheckedPlan, ClaimUnits, Claimed, Diff, EndRun, ErrorBody,
-    ErrorCode, Explanation, GrantClaim, Lock, LogEntry, MoveClaim, PlannedRun, Recoverable,
+    ErrorCode, Explanation, Freed, GrantClaim, Lock, LogEntry, MoveClaim, PlannedRun, Recoverable,
     RefuseClaim, ReleaseUnit, Released, Run, RunSummary, Settled, StaleRead, StartRun, StartedRun,
     Status, StealUnit, Stolen, SyncView, Synced, Unmounted, Waiting,
 };
 use agentfs_core::changeset::Conflict;
-use agentfs_core::{AgentName, ClaimId, RelPath, RunId};
+use agentfs_core::config::Span;
+use agentfs_core::{AgentName, ClaimId, RelPath, RunId, WorkUnit};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::error::Error as _;
@@ -212,6 +213,13 @@ impl Client {
     /// Takes a unit from those who hold something of it.
     pub fn steal(&self, request: &StealUnit) -> Result<Stolen, ApiError> {
         self.post("/v1/steal", request)
+    }
+
+    /// Blocks until others hold nothing of `unit`, at most for `timeout`.
+    pub fn wait(&self, unit: &WorkUnit, timeout: Option<Span>) -> Result<Freed, ApiError> {
+        let mut query = vec![("unit", unit.to_string())];
+        query.extend(timeout.map(|span| ("timeout", span.to_string())));
+        self.receive(self.http.get(url("/v1/wait")).query(&query).send())
     }
 
     /// What would happen if a run with this plan started now.

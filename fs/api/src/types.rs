@@ -162,6 +162,9 @@ pub struct Waiting {
     /// Each thing that it waits for, with the way out, in sentences.
     #[serde(default)]
     pub why: Vec<String>,
+    /// How much it matters beside others.
+    #[serde(default)]
+    pub priority: Priority,
 }
 
 /// What stands in the way of a claim.
@@ -209,7 +212,9 @@ pub enum AgentState {
     Waiting,
     /// It has no live run, but changes that wait for apply or discard.
     Pending,
-    /// Neither.
+    /// It has a run that waits to start.
+    Queued,
+    /// None of these.
     Idle,
 }
 
@@ -222,8 +227,11 @@ pub struct Run {
     pub agent: AgentName,
     /// The command and its arguments.
     pub argv: Vec<String>,
-    /// When it began.
+    /// When it began; for one that is queued, since when it waits.
     pub started: Timestamp,
+    /// Whether it has not begun yet.
+    #[serde(default)]
+    pub queued: bool,
     /// When it ended.
     pub ended: Option<Timestamp>,
     /// How it ended.
@@ -550,6 +558,15 @@ pub struct Stolen {
     pub waits: bool,
 }
 
+/// The answer to `GET /v1/wait?unit=...&timeout=...`: others hold nothing of the unit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freed {
+    /// What is free.
+    pub unit: WorkUnit,
+    /// How long that took, in milliseconds.
+    pub millis: u64,
+}
+
 /// `POST /v1/plan/check`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CheckPlan {
@@ -569,6 +586,9 @@ pub struct CheckedPlan {
     pub wants: Vec<Want>,
     /// Who is in the way, of which steps, in sentences.
     pub conflicts: Vec<PlanConflict>,
+    /// Why else it would not start at once, in sentences.
+    #[serde(default)]
+    pub turns: Vec<String>,
 }
 
 /// Something that a plan would wait for, or that a policy forbids.
@@ -711,6 +731,9 @@ pub struct LogEntry {
     pub at: Timestamp,
     /// Whose doing it is about, if an agent's.
     pub agent: Option<AgentName>,
+    /// The work units that it is about.
+    #[serde(default)]
+    pub units: Vec<WorkUnit>,
     /// A sentence.
     pub text: String,
     /// The event itself.

@@ -265,6 +265,46 @@ mod tests {
         assert!(error.contains("did you mean \"deny\"?"), "{error}");
     }
 
+    const REFERENCE: &str = include_str!("../../../docs/agentfs.toml.md");
+
+    /// The configurations in a document, in its order.
+    fn documented(text: &str) -> Vec<String> {
+        let blocks = text.split("```toml\n").skip(1);
+        blocks.map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
+    }
+
+    #[test]
+    fn the_reference_tells_the_defaults_and_its_examples_are_configurations() {
+        let blocks = documented(REFERENCE);
+        let readme = documented(include_str!("../../../README.md"));
+        assert!(blocks.len() > 3 && !readme.is_empty(), "there are examples");
+        assert_eq!(Config::parse(&blocks[0]), Ok(Config::default()));
+        let examples = blocks[1..].iter().chain(&readme);
+        for block in examples {
+            let config = Config::parse(block).unwrap_or_else(|error| panic!("{error}:\n{block}"));
+            assert_ne!(config, Config::default(), "{block}");
+        }
+    }
+
+    #[test]
+    fn the_reference_knows_every_key() {
+        let known = |wrong: &str| {
+            let error = Config::parse(wrong).unwrap_err().to_string();
+            let (_, known) = error.split_once("(known: ").expect("it lists what it knows");
+            known.trim_end_matches(')').split(", ").map(str::to_owned).collect::<Vec<_>>()
+        };
+        let sections = ["resource", "process", "policy"];
+        let keys = ["x = 1", "[resource.x]\nx = 1", "[process.x]\nx = 1", "[[policy]]\nx = 1"];
+        for key in keys.iter().flat_map(|wrong| known(wrong)) {
+            let row = match sections.contains(&key.as_str()) {
+                true if key == "policy" => "| `[[policy]]` |".to_owned(),
+                true => format!("| `[{key}.NAME]` |"),
+                false => format!("| `{key}` |"),
+            };
+            assert!(REFERENCE.contains(&row), "{row} is missing in the reference");
+        }
+    }
+
     #[test]
     fn spans_read_back_as_they_are_written() {
         for text in ["500ms", "90s", "10m", "2h", "0s"] {

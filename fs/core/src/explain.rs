@@ -63,7 +63,8 @@ pub fn obstacle(state: &State, obstacle: &Obstacle, now: Timestamp) -> (String, 
     (in_the_way(state, obstacle, now), way_out(state, obstacle))
 }
 
-fn not_its_turn(state: &State, turn: Turn) -> (String, String) {
+/// Why it is not a run's turn, and when it is.
+pub fn not_its_turn(state: &State, turn: Turn) -> (String, String) {
     let command = |run| {
         let known = state.runs.get(&run).map(|run| run.agent.clone());
         let queued = || state.submitted.get(&run).map(|submission| submission.agent.clone());
@@ -303,7 +304,8 @@ pub fn describe(event: &Event) -> String {
         }
         Event::Configured { settings } => {
             let most = settings.max_parallel.map_or("any number of".to_owned(), |n| n.to_string());
-            format!("{most} runs may be alive at once; {} units have slots", settings.slots.len())
+            let slots = settings.slots.iter().map(|(unit, n)| format!("; {unit} has {n} slots"));
+            format!("{most} runs may be alive at once{}", slots.collect::<String>())
         }
         Event::ClaimMoved { claim, agent, .. } => {
             format!("the operator moved {agent}'s claim {claim} in the queue")
@@ -373,6 +375,43 @@ pub fn whose(event: &Event) -> Option<&AgentName> {
         | Event::ConflictGone { agent, .. }
         | Event::Sealed { agent } => agent,
     })
+}
+
+/// The work units that an entry of the journal is about.
+pub fn units(event: &Event) -> Vec<WorkUnit> {
+    let wanted = |wants: &[Want]| wants.iter().map(|want| want.unit.clone()).collect();
+    let files = |paths: &[RelPath]| paths.iter().cloned().map(WorkUnit::File).collect();
+    match event {
+        Event::Granted { lease } => vec![lease.unit.clone()],
+        Event::ProcessBegan { unit, .. }
+        | Event::ProcessEnded { unit, .. }
+        | Event::LeaseEnded { unit, .. }
+        | Event::Refused { unit, .. } => vec![unit.clone()],
+        Event::Queued { claim, .. } => wanted(&claim.wants),
+        Event::ClaimEnded { wants, .. } => wanted(wants),
+        Event::Based { path, .. }
+        | Event::Forgotten { path, .. }
+        | Event::ConflictComes { path, .. }
+        | Event::ConflictGone { path, .. } => vec![WorkUnit::File(path.clone())],
+        Event::ApplyBegun { paths, .. } | Event::Applied { paths, .. } => files(paths),
+        Event::Read { paths, .. } => {
+            paths.iter().map(|(path, _)| WorkUnit::File(path.clone())).collect()
+        }
+        Event::Synced { moved, .. } => {
+            moved.iter().map(|moved| WorkUnit::File(moved.path.clone())).collect()
+        }
+        Event::RunStarted { .. }
+        | Event::RunEnded { .. }
+        | Event::RunQueued { .. }
+        | Event::Configured { .. }
+        | Event::Renewed { .. }
+        | Event::ClaimMoved { .. }
+        | Event::Approved { .. }
+        | Event::Pending { .. }
+        | Event::Discarded { .. }
+        | Event::DeltaCleared { .. }
+        | Event::Sealed { .. } => Vec::new(),
+    }
 }
 
 fn paths(count: usize) -> String {

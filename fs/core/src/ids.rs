@@ -20,6 +20,11 @@ pub struct AgentName(Arc<str>);
 pub struct InvalidAgentName(pub String);
 
 impl AgentName {
+    /// Stands for an agent that has no name yet, where one has to be spoken of.
+    pub fn of_a_new_one() -> Self {
+        Self("new-agent".into())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -158,6 +163,7 @@ mod tests {
         for good in ["a", "alice", "a1", "0x", "claude-2", "my_agent"] {
             assert_eq!(good.parse::<AgentName>().unwrap().as_str(), good);
         }
+        assert_eq!("new-agent".parse(), Ok(AgentName::of_a_new_one()));
         let long = "x".repeat(33);
         for bad in ["", ".", "..", "a/b", "Alice", "-x", "_x", "é", "a b", "a\0", long.as_str()] {
             assert!(bad.parse::<AgentName>().is_err(), "{bad:?} was taken");

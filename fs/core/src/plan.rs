@@ -12,7 +12,10 @@
 //!     needs: [proc:test]
 //! ```
 
+use crate::explain;
+use crate::ids::AgentName;
 use crate::locks::Priority;
+use crate::policy::Policy;
 use crate::unit::WorkUnit;
 use crate::want::{self, Want};
 use schemars::JsonSchema;
@@ -71,6 +74,21 @@ impl Plan {
     /// All that it needs, each unit once.
     pub fn wants(&self) -> Vec<Want> {
         want::merged(self.steps.iter().flat_map(|step| &step.needs).cloned())
+    }
+
+    /// What a policy keeps a run of `agent` from beginning with, and why, in sentences.
+    pub fn barred(&self, agent: &AgentName, policy: &Policy) -> Vec<(Want, String)> {
+        let barred = |want: Want| {
+            let why = explain::out_of_bounds(agent, &want.unit, "run", policy.bars(&want)?);
+            Some((want, why))
+        };
+        self.wants().into_iter().filter_map(barred).collect()
+    }
+
+    /// The names of the steps that need something of `unit`.
+    pub fn steps_with(&self, unit: &WorkUnit) -> Vec<String> {
+        let needs = |step: &&Step| step.needs.iter().any(|need| need.unit.overlaps(unit));
+        self.steps.iter().filter(needs).map(|step| step.name.clone()).collect()
     }
 
     /// The step that first declares something of `unit`.

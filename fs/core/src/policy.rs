@@ -9,7 +9,8 @@ use crate::ids::AgentName;
 use crate::locks::Priority;
 use crate::path::RelPath;
 use crate::pattern::Pattern;
-use crate::unit::WorkUnit;
+use crate::unit::{Mode, WorkUnit};
+use crate::want::Want;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -106,6 +107,21 @@ impl Policy {
         terms
     }
 
+    /// What keeps a run from beginning with `want`: what agents may never write, not even the
+    /// operator can give.
+    pub fn bars(&self, want: &Want) -> Option<Access> {
+        let access = self.terms(&want.unit).access;
+        let never = matches!(access, Access::ReadOnly | Access::Forbidden);
+        (never && want.mode == Mode::Exclusive).then_some(access)
+    }
+
+    /// The rules that are for this agent, and no others.
+    #[must_use]
+    pub fn of(mut self, agent: &AgentName) -> Self {
+        self.rules.retain(|rule| rule.is_for(agent));
+        self
+    }
+
     /// The shortest time that a lease may outlive the last sign of life.
     pub fn shortest_ttl(&self) -> Duration {
         let own = self.rules.iter().filter_map(|rule| rule.ttl);
@@ -119,6 +135,11 @@ impl Policy {
         }
         let terms = self.terms(unit);
         terms.access == Access::Write && terms.unclaimed == Unclaimed::Claim
+    }
+
+    /// Whether there is anything that the agent may not read.
+    pub fn forbids_something(&self) -> bool {
+        self.rules.iter().any(|rule| rule.access == Some(Access::Forbidden))
     }
 
     /// Whether the agent may read a file.
@@ -163,6 +184,24 @@ mod tests {
         assert!(
             policy.is_open(&"a.rs".parse().unwrap()) && !policy.is_open(&"db/x".parse().unwrap())
         );
+    }
+
+    #[test]
+    fn a_run_can_t_begin_with_what_no_agent_may_write() {
+        let policy = Policy {
+            unclaimed: Unclaimed::Claim,
+            wait: Span(Duration::ZERO),
+            ttl: Span(Duration::ZERO),
+            priority: Priority::Normal,
+            rules: vec![
+                rule("vendor/", Some(Access::ReadOnly), None),
+                rule("db/", Some(Access::Protected), None),
+            ],
+        };
+        let barred = |want: &str| policy.bars(&want.parse().unwrap());
+        assert_eq!(barred("vendor/a"), Some(Access::ReadOnly));
+        assert_eq!(barred("shared vendor/a"), None, "it only reads there");
+        assert_eq!(barred("db/a"), None, "the operator may give it");
     }
 
     #[test]

@@ -4,12 +4,13 @@ use super::{Caller, Context};
 use crate::service::{Owner, ServiceError, asked_for};
 use agentfs_api::types::{
     Agent, ApplyChanges, CheckPlan, CheckedPlan, ClaimUnits, Claimed, Diff, EndRun, Explanation,
-    GrantClaim, Lock, LogEntry, MoveClaim, PlannedRun, Recoverable, RefuseClaim, ReleaseUnit,
-    Released, Run, RunSummary, Settled, StaleRead, StartRun, StartedRun, Status, StealUnit, Stolen,
-    SyncView, Synced, Unmounted, Waiting,
+    Freed, GrantClaim, Lock, LogEntry, MoveClaim, PlannedRun, Recoverable, RefuseClaim,
+    ReleaseUnit, Released, Run, RunSummary, Settled, StaleRead, StartRun, StartedRun, Status,
+    StealUnit, Stolen, SyncView, Synced, Unmounted, Waiting,
 };
+use agentfs_core::config::Span;
 use agentfs_core::machine::{Asker, Exit, Line, OPERATOR};
-use agentfs_core::{AgentName, ClaimId, RelPath, RunId};
+use agentfs_core::{AgentName, ClaimId, RelPath, RunId, WorkUnit};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -176,11 +177,13 @@ pub(super) async fn check_plan(
     body: axum::body::Bytes,
 ) -> Answer<CheckedPlan> {
     let CheckPlan { agent, plan } = decode(&body)?;
-    let agent = match &context.caller {
-        Caller::Operator => agent,
-        Caller::Agent(own) => Some(own.clone()),
-    };
-    ask(&context, move |owner| owner.check_plan(agent, &plan)).await
+    match &context.caller {
+        Caller::Operator => ask(&context, move |owner| owner.check_plan(agent, &plan)).await,
+        Caller::Agent(own) => {
+            let own = own.clone();
+            ask(&context, move |owner| owner.check_own_plan(&own, &plan)).await
+        }
+    }
 }
 
 pub(super) async fn planned(
@@ -203,6 +206,25 @@ pub(super) async fn sync(
         (_, agent) => context.agent(agent)?,
     };
     context.service.sync(agent).await.map(Json)
+}
+
+#[derive(Deserialize)]
+pub(super) struct UntilFree {
+    unit: String,
+    timeout: Option<String>,
+}
+
+pub(super) async fn wait(
+    State(context): State<Context>,
+    Query(UntilFree { unit, timeout }): Query<UntilFree>,
+) -> Answer<Freed> {
+    let unit: WorkUnit = parse(&unit)?;
+    let timeout: Option<Span> = timeout.as_deref().map(parse).transpose()?;
+    let spared = match &context.caller {
+        Caller::Operator => None,
+        Caller::Agent(own) => Some(own.clone()),
+    };
+    context.service.until_free(unit, spared, timeout.map(|span| span.0)).await.map(Json)
 }
 
 #[derive(Deserialize)]

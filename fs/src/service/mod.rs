@@ -12,6 +12,7 @@
 mod delegation;
 mod ending;
 mod error;
+mod free;
 mod gate;
 mod git;
 mod mounts;
@@ -105,8 +106,18 @@ impl Service {
         agent: AgentName,
     ) -> Result<StartedRun, ServiceError> {
         let whose = agent.clone();
-        let (scratch, delta) = self.ask(move |owner| Ok(owner.fresh_scratch(&whose))).await?;
-        let look = move || scratch.find(mounts::MOST, Some(delta.as_path()));
+        let (scratch, delta, policy, root) = self
+            .ask(move |owner| {
+                let (scratch, delta) = owner.fresh_scratch(&whose);
+                let policy = owner.state().live_run(run)?.policy.clone();
+                Ok((scratch, delta, policy, owner.workspace.root.clone()))
+            })
+            .await?;
+        let look = move || {
+            let mut found = scratch.find(mounts::MOST, Some(delta.as_path()));
+            found.retain(|found| !mounts::hides_something(&root, &found.path, &policy));
+            found
+        };
         let found = tokio::task::spawn_blocking(look).await;
         let found = found.unwrap_or_default();
         self.ask(move |owner| owner.begin_run(run, agent, &found)).await

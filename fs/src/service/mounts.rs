@@ -5,8 +5,9 @@ use super::{Owner, ServiceError};
 use crate::layout::AgentDirs;
 use crate::view::Found;
 use agentfs_api::types::{ScratchDirectory, ScratchMounts, ScratchOwner};
+use agentfs_core::policy::Policy;
 use agentfs_core::{AgentName, RelPath, RunId};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where something is mounted.
 fn mountpoints() -> procfs::ProcResult<Vec<PathBuf>> {
@@ -17,6 +18,39 @@ fn mountpoints() -> procfs::ProcResult<Vec<PathBuf>> {
 /// The most directories that are mounted for one run. Each costs the run some 2 ms of a processor,
 /// nearly all of it the kernel's for making and ending such a mount. The view serves the others.
 pub(super) const MOST: usize = 64;
+
+/// The most that is looked at in one directory for something that the agent may not read.
+const MOST_LOOKED_AT: usize = 100_000;
+
+/// Whether base has something in `dir` that the policy keeps the agent from reading. Such a
+/// directory is left to the view: a mount asks nobody. So is one that is too large to be sure.
+pub(super) fn hides_something(root: &Path, dir: &RelPath, policy: &Policy) -> bool {
+    if !policy.forbids_something() {
+        return false;
+    }
+    let mut looked_at = 0;
+    let mut waiting = vec![dir.clone()];
+    while let Some(path) = waiting.pop() {
+        looked_at += 1;
+        if looked_at > MOST_LOOKED_AT || !policy.may_read(&path) {
+            return true;
+        }
+        // What can't be listed can't be listed by the agent either, nor what is no directory.
+        let entries = root.join(path.to_path_buf()).read_dir().into_iter().flatten().flatten();
+        for entry in entries {
+            let inner = path.join(&entry.file_name());
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_dir {
+                waiting.push(inner);
+            } else if !policy.may_read(&inner) {
+                return true;
+            } else {
+                looked_at += 1;
+            }
+        }
+    }
+    false
+}
 
 impl Owner {
     /// Makes ready what can be mounted of `found`; none if nothing. What can't is served by the

@@ -1,5 +1,6 @@
 //! The owner: one thread, all state.
 
+use super::free::Onlooker;
 use super::gate::AgentGate;
 use super::sync::Ears;
 use super::waiters::Waiter;
@@ -74,6 +75,7 @@ pub struct Owner {
     pub(super) store: Store,
     pub(super) agents: BTreeMap<AgentName, Served>,
     pub(super) waiters: BTreeMap<ClaimId, Waiter>,
+    pub(super) onlookers: Vec<Onlooker>,
     pub(super) attendant: Attendant,
     log: broadcast::Sender<LogEntry>,
     /// Events that are folded, but not yet in the journal.
@@ -115,6 +117,7 @@ impl Owner {
             store,
             agents: BTreeMap::new(),
             waiters: BTreeMap::new(),
+            onlookers: Vec::new(),
             attendant: Attendant::new()
                 .map_err(ServiceError::io("start a thread in", &workspace.root))?,
             log: broadcast::channel(LOG_BACKLOG).0,
@@ -228,6 +231,7 @@ impl Owner {
         for event in &events {
             self.consequences(event);
         }
+        self.tell_onlookers(&events);
         Ok(reply)
     }
 
@@ -385,6 +389,7 @@ impl Owner {
             let _ = std::fs::remove_dir(self.mountpoint.join(agent.as_str()));
         }
         self.waiters.clear();
+        self.onlookers.clear();
         self.stopping = true;
         Ok(())
     }
@@ -432,6 +437,7 @@ fn log_entry(entry: Entry) -> LogEntry {
         seq,
         at,
         agent: explain::whose(&event).cloned(),
+        units: explain::units(&event),
         text: explain::describe(&event),
         event: serde_json::to_value(&event).unwrap_or_default(),
     }

@@ -1,10 +1,10 @@
 //! Plans and the queue, as the operator handles them.
 
+use super::owner::read_config;
 use super::{Owner, ServiceError, report};
 use agentfs_api::types::{CheckedPlan, PlanConflict, PlannedRun, PlannedStep, Stolen};
-use agentfs_core::machine::{Command, Line, Rejection, Reply, Run};
+use agentfs_core::machine::{Command, Line, Rejection, Reply, Run, Turn};
 use agentfs_core::plan::Plan;
-use agentfs_core::policy::Access;
 use agentfs_core::{AgentName, ClaimId, RunId, Want, WorkUnit, explain};
 use std::collections::BTreeSet;
 
@@ -39,28 +39,57 @@ impl Owner {
         agent: Option<AgentName>,
         plan: &Plan,
     ) -> Result<CheckedPlan, ServiceError> {
-        // An agent that holds nothing stands for one that is new.
-        let agent = agent.map_or_else(|| "new".parse(), Ok);
-        let agent = agent.map_err(|_| ServiceError::Stopped)?;
+        let agent = agent.unwrap_or_else(|| self.unknown_agent());
+        let mut checked = self.check_own_plan(&agent, plan)?;
+        let config = read_config(&self.workspace)?;
+        checked.turns = self.turns_of(&agent, config.settings().max_parallel);
+        checked.starts &= checked.turns.is_empty();
+        Ok(checked)
+    }
+
+    /// Whether an agent would have all of this plan at once: it runs already, so its turn has come.
+    pub fn check_own_plan(
+        &mut self,
+        agent: &AgentName,
+        plan: &Plan,
+    ) -> Result<CheckedPlan, ServiceError> {
         let wants = plan.wants();
         let units: Vec<WorkUnit> = wants.iter().map(|want| want.unit.clone()).collect();
-        self.recall(&agent, &units);
-        let mut policy = self.config.policy();
-        policy.rules.retain(|rule| rule.is_for(&agent));
-        let mut conflicts = Vec::new();
+        self.recall(agent, &units);
+        // As it is now: a run would begin with that.
+        let policy = read_config(&self.workspace)?.policy().of(agent);
+        let barred = plan.barred(agent, &policy).into_iter();
+        let mut conflicts: Vec<PlanConflict> =
+            barred.map(|(want, why)| conflict(plan, &want, None, why)).collect();
         for want in &wants {
-            let access = policy.terms(&want.unit).access;
-            if matches!(access, Access::ReadOnly | Access::Forbidden) {
-                let why = explain::out_of_bounds(&agent, &want.unit, "run", access);
-                conflicts.push(conflict(plan, want, None, why));
-            }
-            conflicts.extend(self.obstacles_of(&agent, plan, want));
+            conflicts.extend(self.obstacles_of(agent, plan, want));
         }
-        let most = self.state().settings.max_parallel.unwrap_or(usize::MAX);
-        let alive = self.state().agents.values().filter(|known| known.live.is_some()).count();
-        let is_idle = self.state().live_run_of(&agent).is_none();
-        let starts = conflicts.is_empty() && alive < most && is_idle;
-        Ok(CheckedPlan { starts, wants, conflicts })
+        let starts = conflicts.is_empty();
+        Ok(CheckedPlan { starts, wants, conflicts, turns: Vec::new() })
+    }
+
+    /// The name of an agent that has never been.
+    fn unknown_agent(&self) -> AgentName {
+        let new = AgentName::of_a_new_one();
+        let numbered = (2..).filter_map(|n| format!("{new}-{n}").parse().ok());
+        let mut names = std::iter::once(new.clone()).chain(numbered);
+        names.find(|name| !self.state().agents.contains_key(name)).unwrap_or(new)
+    }
+
+    /// Why a run of `agent` would not start at once even if it needed no unit.
+    fn turns_of(&self, agent: &AgentName, most: Option<usize>) -> Vec<String> {
+        let state = self.state();
+        let live = state.live_run_of(agent).map(|run| Turn::SameAgent(run.id));
+        let queued = state.submitted.values().find(|submission| submission.agent == *agent);
+        let queued = queued.map(|submission| Turn::SameAgent(submission.run));
+        let alive = state.agents.values().filter(|known| known.live.is_some()).count();
+        let parallel = most.filter(|most| alive >= *most).map(Turn::Parallel);
+        let turns = live.or(queued).into_iter().chain(parallel);
+        let told = turns.map(|turn| {
+            let (why, way_out) = explain::not_its_turn(state, turn);
+            format!("{why}. {way_out}")
+        });
+        told.collect()
     }
 
     fn obstacles_of(&self, agent: &AgentName, plan: &Plan, want: &Want) -> Vec<PlanConflict> {
@@ -96,11 +125,7 @@ fn conflict(
     blocker: Option<agentfs_api::types::Blocker>,
     why: String,
 ) -> PlanConflict {
-    let needs = |step: &&agentfs_core::plan::Step| {
-        step.needs.iter().any(|need| need.unit.overlaps(&want.unit))
-    };
-    let steps = plan.steps.iter().filter(needs).map(|step| step.name.clone()).collect();
-    PlanConflict { want: want.clone(), steps, blocker, why }
+    PlanConflict { want: want.clone(), steps: plan.steps_with(&want.unit), blocker, why }
 }
 
 /// What a run touched: the paths that it wrote, and the named units that it held.

@@ -6,8 +6,8 @@ use agentfs_api::types::{
 };
 use agentfs_core::changeset::{ChangeSet, Conflict};
 use agentfs_core::config::Span;
-use agentfs_core::locks::{Claim, Lease, Obstacle};
-use agentfs_core::machine::{self, State};
+use agentfs_core::locks::{Claim, Lease, Obstacle, Origin};
+use agentfs_core::machine::{self, State, Submission};
 use agentfs_core::{AgentName, ClaimId, RelPath, Timestamp, estimate, explain};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -41,6 +41,10 @@ pub fn queue(state: &State, now: Timestamp) -> Vec<Waiting> {
 
 fn waiting(state: &State, claim: &Claim, now: Timestamp) -> Waiting {
     let beside = claim.wants.iter().flat_map(|want| state.locks.wanting(&want.unit));
+    // A run that waits for its turn is behind all runs ahead of it.
+    let waits_for_turn = claim.origin == Origin::Start && !state.locks.is_ready(claim.id);
+    let runs = state.locks.queue().filter(|c| waits_for_turn && c.origin == Origin::Start);
+    let beside = beside.chain(runs);
     let ahead: BTreeSet<ClaimId> =
         beside.filter(|other| other.place() < claim.place()).map(|other| other.id).collect();
     let submission = claim.run.and_then(|run| state.submitted.get(&run));
@@ -60,6 +64,7 @@ fn waiting(state: &State, claim: &Claim, now: Timestamp) -> Waiting {
         process: submission.map(|submission| submission.process.pid),
         estimate: estimate::wait(state, claim, now).map(Span),
         why: reasons.map(|(why, way_out)| format!("{why}. {way_out}")).collect(),
+        priority: state.priority_of(claim),
     }
 }
 
@@ -71,13 +76,15 @@ pub fn blocker(obstacle: Obstacle) -> Blocker {
 
 /// All agents, by name; `view` says where an agent's view is mounted.
 pub fn agents(state: &State, view: impl Fn(&AgentName) -> Option<PathBuf>) -> Vec<Agent> {
+    let is_queued = |name: &AgentName| state.submitted.values().any(|s| s.agent == *name);
     let agent = |(name, known): (&AgentName, &machine::Agent)| {
-        let waits = state.locks.claims_of(name).next().is_some();
+        let waits = state.locks.claims_of(name).any(|claim| claim.origin != Origin::Start);
         Agent {
             name: name.clone(),
             state: match (known.live, waits, known.may_have_changes()) {
                 (Some(_), true, _) => AgentState::Waiting,
                 (Some(_), false, _) => AgentState::Running,
+                (None, ..) if is_queued(name) => AgentState::Queued,
                 (None, _, true) => AgentState::Pending,
                 (None, _, false) => AgentState::Idle,
             },
@@ -89,7 +96,20 @@ pub fn agents(state: &State, view: impl Fn(&AgentName) -> Option<PathBuf>) -> Ve
             last_active: known.last_sign,
         }
     };
-    state.agents.iter().map(agent).collect()
+    let mut agents: Vec<Agent> = state.agents.iter().map(agent).collect();
+    let new = state.submitted.values().filter(|s| !state.agents.contains_key(&s.agent));
+    agents.extend(new.map(|submission| Agent {
+        name: submission.agent.clone(),
+        state: AgentState::Queued,
+        run: Some(submission.run),
+        view: None,
+        leases: 0,
+        changed: 0,
+        conflicts: 0,
+        last_active: since(state, submission),
+    }));
+    agents.sort_by(|a, b| a.name.cmp(&b.name));
+    agents
 }
 
 /// All runs, oldest first.
@@ -99,11 +119,30 @@ pub fn runs(state: &State) -> Vec<Run> {
         agent: run.agent.clone(),
         argv: run.argv.clone(),
         started: run.started,
+        queued: false,
         ended: run.ended.map(|(at, _)| at),
         exit: run.ended.map(|(_, exit)| exit),
         outcome: run.outcome.as_ref().map(outcome),
     };
-    state.runs.values().map(run).collect()
+    let queued = |submission: &Submission| Run {
+        id: submission.run,
+        agent: submission.agent.clone(),
+        argv: submission.argv.clone(),
+        started: since(state, submission),
+        queued: true,
+        ended: None,
+        exit: None,
+        outcome: None,
+    };
+    let mut runs: Vec<Run> = state.runs.values().map(run).collect();
+    runs.extend(state.submitted.values().map(queued));
+    runs.sort_by_key(|run| run.id);
+    runs
+}
+
+/// Since when a run waits to start.
+fn since(state: &State, submission: &Submission) -> Timestamp {
+    state.locks.claim(submission.claim).map(|claim| claim.since).unwrap_or_default()
 }
 
 /// What became of a run's changes.

@@ -258,7 +258,8 @@ impl Step<'_> {
             let (id, agent) = (claim.id, claim.agent.clone());
             let unit = claim.wants.first().map(|want| want.unit.clone()).unwrap_or_default();
             let text = explain::deadlocked(&agent, &unit, &claim.cause, &circle);
-            self.emit(Event::ClaimEnded { claim: id, agent, end: ClaimEnd::Deadlock, text });
+            let (end, wants) = (ClaimEnd::Deadlock, claim.wants.clone());
+            self.emit(Event::ClaimEnded { claim: id, agent, end, text, wants });
             self.grant_what_is_free();
         }
     }
@@ -270,7 +271,8 @@ impl Step<'_> {
     pub(super) fn end_claim_because(&mut self, id: ClaimId, end: ClaimEnd, why: Option<&str>) {
         if let Some(claim) = self.state().locks.claim(id).cloned() {
             let text = explain::wait_ended(self.state(), &claim, end, why, self.now);
-            self.emit(Event::ClaimEnded { claim: id, agent: claim.agent, end, text });
+            let Claim { agent, wants, .. } = claim;
+            self.emit(Event::ClaimEnded { claim: id, agent, end, text, wants });
         }
     }
 

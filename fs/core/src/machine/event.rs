@@ -12,6 +12,7 @@ use crate::plan::Plan;
 use crate::policy::{Access, Policy};
 use crate::reads::Fingerprint;
 use crate::unit::WorkUnit;
+use crate::want::Want;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -140,6 +141,9 @@ pub enum Event {
         end: ClaimEnd,
         /// The wait, in a sentence.
         text: String,
+        /// What it was for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        wants: Vec<Want>,
     },
     /// A write was refused without a wait.
     Refused {

@@ -34,7 +34,7 @@ use crate::changeset::BasedOn;
 use crate::config::Span;
 use crate::estimate::Habits;
 use crate::ids::{AgentName, BaseVersion, ClaimId, RunId, Token};
-use crate::locks::{Lease, LockTable};
+use crate::locks::{Claim, Lease, LockTable, Priority};
 use crate::path::RelPath;
 use crate::plan::Plan;
 use crate::reads::Reads;
@@ -220,6 +220,13 @@ impl State {
     /// The live run of an agent.
     pub fn live_run_of(&self, agent: &AgentName) -> Option<&Run> {
         self.runs.get(&self.agents.get(agent)?.live?)
+    }
+
+    /// How much a claim that waits matters beside others.
+    pub fn priority_of(&self, claim: &Claim) -> Priority {
+        let queued = claim.run.and_then(|run| self.submitted.get(&run)).map(|s| &s.policy);
+        let alive = || claim.run.and_then(|run| self.runs.get(&run)).map(|run| &run.policy);
+        queued.or_else(alive).map(|policy| policy.priority).unwrap_or_default()
     }
 
     /// When a lease ends if its agent gives no sign of life.

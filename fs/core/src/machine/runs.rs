@@ -25,12 +25,11 @@ const RENEWALS_PER_TTL: u32 = 4;
 
 impl Step<'_> {
     pub(super) fn start_run(&mut self, request: RunRequest) -> Result<Reply, Rejection> {
-        let RunRequest { agent, argv, mut policy, process, parent, after, wants, plan, wait } =
-            request;
+        let RunRequest { agent, argv, policy, process, parent, after, wants, plan, wait } = request;
         let agent = agent.unwrap_or_else(|| self.free_name());
         self.may_begin(&agent, &after)?;
         let parent = parent.map(|run| Ok(self.state().live_run(run)?.agent.clone())).transpose()?;
-        policy.rules.retain(|rule| rule.is_for(&agent));
+        let policy = policy.of(&agent);
         let wants = want::merged(wants);
         if wants.len() > super::MOST_UNITS {
             return Err(Rejection::TooManyUnits(wants.len()));
@@ -69,13 +68,9 @@ impl Step<'_> {
         };
         let locks = &self.state().locks;
         let is_its_turn = self.state().turns(&submission).is_empty();
-        let is_ahead = |other: &Claim| locks.is_ready(other.id) && other.place() < claim.place();
-        let runs_ahead = locks.queue().any(|c| c.origin == Origin::Start && is_ahead(c));
-        let crowded = runs_ahead && self.state().settings.max_parallel.is_some();
-        if is_its_turn
-            && !crowded
-            && locks.obstacles(&agent, &claim.wants, Some(claim.place())).is_empty()
-        {
+        // Runs that are ahead and could start have started: the others wait for units, and hold up
+        // nobody but those who want the same.
+        if is_its_turn && locks.obstacles(&agent, &claim.wants, Some(claim.place())).is_empty() {
             self.begin_run(submission);
             let (origin, by_operator) = (Origin::Start, true);
             self.grant(

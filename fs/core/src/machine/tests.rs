@@ -418,6 +418,27 @@ fn heartbeats_keep_leases_and_are_journaled_seldom() {
 }
 
 #[test]
+fn a_run_that_waits_for_units_holds_up_only_those_that_want_the_same() {
+    let mut story = Story::default();
+    let max_parallel = Some(3);
+    story.run(Command::Configure(Settings { max_parallel, ..Settings::default() })).unwrap();
+    story.start("alice", Unclaimed::Claim);
+    story.write("alice", "a");
+    let wants = |what: &str| vec![Want::exclusive(unit(what))];
+    let bob = RunRequest { wants: wants("a"), ..request(Some("bob")) };
+    assert!(matches!(story.submit(bob), Ok(Reply::Waiting(_))));
+    let carol = RunRequest { wants: wants("b"), ..request(Some("carol")) };
+    assert!(matches!(story.submit(carol), Ok(Reply::Started(..))), "there is room beside bob");
+    assert!(matches!(story.submit(request(Some("dan"))), Ok(Reply::Started(..))));
+    let eve = story.submit(request(Some("eve")));
+    assert!(matches!(eve, Ok(Reply::Waiting(_))), "three are alive");
+    assert!(story.explained("eve")[0].contains("max_parallel = 3"), "{:?}", story.explained("eve"));
+    story.end("alice", Exit::Code(0));
+    let alive = |who: &str| story.machine.state.live_run_of(&name(who)).is_some();
+    assert!(alive("bob") && !alive("eve"), "who came first has the room: {:?}", story.holders());
+}
+
+#[test]
 fn names_are_free_when_their_agent_neither_runs_nor_has_changes() {
     let mut s = Story::default();
     let start = |s: &mut Story| match s.submit(request(None)).unwrap() {
