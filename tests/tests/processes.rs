@@ -6,6 +6,9 @@ use std::time::Duration;
 in_both_worlds!(
     two_agents_never_run_a_named_process_at_the_same_time,
     two_trees_of_one_run_do_not_overlap_either,
+    the_journal_alone_tells_that_they_never_overlap,
+    what_a_run_leaves_behind_has_ended_in_the_journal,
+    a_unit_with_slots_is_had_by_so_many_agents,
     without_rules_no_exec_is_heard,
     what_a_named_process_starts_is_not_held_again,
     a_wait_ends_with_ebusy_and_a_line,
@@ -19,6 +22,7 @@ in_both_worlds!(
     another_architecture_finds_no_way_around,
     agentctl_with_holds_a_unit_inside_a_run,
     agentctl_with_holds_a_unit_outside_of_runs,
+    agentctl_with_outlives_the_ttl,
 );
 
 /// Notes when it begins and ends, and lasts as long as it is told.
@@ -94,6 +98,141 @@ fn two_agents_never_run_a_named_process_at_the_same_time(world: &World) {
     assert!(waited, "{:?}", log.iter().map(|entry| &entry.text).collect::<Vec<_>>());
     for agent in [alice, bob] {
         agent.tells("end");
+        agent.finish().exits(0);
+    }
+}
+
+/// A named process by the journal: whose, and its command line.
+struct Noted {
+    agent: String,
+    argv: Vec<String>,
+}
+
+/// The processes of `unit`, in the order of the journal, which must not have two of them open at
+/// the same time.
+fn noted(world: &World, unit: &str) -> Vec<Noted> {
+    let text = |event: &serde_json::Value, field: &str| event[field].as_str().map(str::to_owned);
+    let mut open: Option<(Noted, serde_json::Value)> = None;
+    let mut all = Vec::new();
+    for entry in world.log() {
+        let event = &entry.event;
+        if text(event, "unit").as_deref() != Some(unit) {
+            continue;
+        }
+        match text(event, "type").as_deref() {
+            Some("process_began") => {
+                assert!(open.is_none(), "{} while another runs", entry.text);
+                let agent = text(event, "agent").expect("it is somebody's");
+                let argv = serde_json::from_value(event["argv"].clone()).expect("it has words");
+                open = Some((Noted { agent, argv }, event["pid"].clone()));
+            }
+            Some("process_ended") => {
+                let (noted, pid) = open.take().expect("it has begun");
+                assert_eq!(
+                    (text(event, "agent"), &event["pid"]),
+                    (Some(noted.agent.clone()), &pid)
+                );
+                all.push(noted);
+            }
+            _ => {}
+        }
+    }
+    assert!(open.is_none(), "one never ended");
+    all
+}
+
+fn the_journal_alone_tells_that_they_never_overlap(world: &World) {
+    set_up(world, TEST);
+    // The last one is left behind by the shell that has started it.
+    let script = "tell ready; await go; ./work 0.1; sh -c './work 0.05; exit 3'; (./work 0.1 &)
+                  tell done; await end";
+    let mut agents = ["alice", "bob", "carol"].map(|name| world.agent(name).start(script));
+    for agent in &mut agents {
+        agent.hears("ready");
+    }
+    for agent in &agents {
+        agent.tells("go");
+    }
+    for agent in &mut agents {
+        agent.hears("done");
+    }
+    eventually("all are over", || {
+        let over = |entry: &&agentfs_api::types::LogEntry| entry.event["type"] == "process_ended";
+        (world.log().iter().filter(over).count() == 9).then_some(())
+    });
+    let all = noted(world, "proc:test");
+    for name in ["alice", "bob", "carol"] {
+        let of = all.iter().filter(|one| one.agent == name);
+        assert!(of.clone().all(|one| one.argv[0].ends_with("/work")));
+        let words: Vec<_> = of.map(|one| one.argv[1..].join(" ")).collect();
+        assert_eq!(words, ["0.1", "0.05", "0.1"]);
+    }
+    let table = world.ctl("log").ok().out();
+    assert!(table.contains("alice runs proc:test (process "), "{table}");
+    for agent in agents {
+        agent.tells("end");
+        agent.finish().exits(0);
+    }
+}
+
+fn what_a_run_leaves_behind_has_ended_in_the_journal(world: &World) {
+    set_up(world, TEST);
+    let mut alice = world.agent("alice").start("./work until never & tell up; await end; exit 0");
+    holds(world, &mut alice);
+    alice.tells("end");
+    alice.finish().exits(0);
+    assert_eq!(noted(world, "proc:test").len(), 1);
+    assert!(holders(world).is_empty());
+}
+
+fn a_unit_with_slots_is_had_by_so_many_agents(world: &World) {
+    set_up(world, &format!("{TEST}slots = 2\nwait = '1m'\n[resource.gpu]\nslots = 2\n"));
+    let script = "./work until first & ./work until first & tell up; wait
+                  agentctl with res:gpu --wait 1m -- ./go; exit 0";
+    world.cmd(["tee", "go"]).stdin("#!/bin/sh\nuntil [ -e ~/go-gpu ]; do sleep 0.02; done\n").ok();
+    world.sh("chmod +x go").ok();
+    let running = |world: &World, unit: &str| {
+        let mut names: Vec<_> =
+            holders(world).into_iter().filter(|(held, _)| held == unit).collect();
+        names.sort();
+        names.into_iter().map(|(_, agent)| agent).collect::<Vec<_>>()
+    };
+    let mut alice = world.agent("alice").start(script);
+    let mut bob = world.agent("bob").start(script);
+    for agent in [&mut alice, &mut bob] {
+        agent.hears("up");
+    }
+    eventually("both have it", || (running(world, "proc:test") == ["alice", "bob"]).then_some(()));
+    let mut carol = world.agent("carol").start(script);
+    let waiting = carol.queues();
+    assert_eq!(waiting.blockers.len(), 2, "{waiting:?}");
+    let begun = |agent: &str| {
+        let home = world.home_of(agent).expect("it runs");
+        let text = std::fs::read_to_string(home.join("times")).unwrap_or_default();
+        text.matches("begin").count()
+    };
+    eventually("alice has begun", || (begun("alice") == 1).then_some(()));
+    assert_eq!(begun("alice"), 1, "those of one run take turns all the same");
+    alice.tells("first");
+    eventually("the third has it", || {
+        running(world, "proc:test").contains(&"carol".into()).then_some(())
+    });
+    eventually("alice is at the resource", || {
+        (running(world, "res:gpu") == ["alice"]).then_some(())
+    });
+    bob.tells("first");
+    eventually("bob too", || (running(world, "res:gpu") == ["alice", "bob"]).then_some(()));
+    carol.tells("first");
+    eventually("carol waits", || {
+        let queue = world.queue();
+        (queue.len() == 1 && queue[0].wants[0].unit.to_string() == "res:gpu").then_some(())
+    });
+    assert_eq!(running(world, "res:gpu"), ["alice", "bob"]);
+    alice.tells("gpu");
+    alice.finish().exits(0);
+    eventually("carol has it", || (running(world, "res:gpu") == ["bob", "carol"]).then_some(()));
+    for agent in [bob, carol] {
+        agent.tells("gpu");
         agent.finish().exits(0);
     }
 }
@@ -426,4 +565,23 @@ fn agentctl_with_holds_a_unit_outside_of_runs(world: &World) {
     with.finish().exits(143);
     assert!(holders(world).is_empty());
     world.agent("alice").run("./work 0").exits(0);
+}
+
+fn agentctl_with_outlives_the_ttl(world: &World) {
+    set_up(world, "ttl = '1s'\n");
+    world.agent("alice").run("true").exits(0);
+    let with = world.cmd(["agentctl", "with", "proc:test", "--", "sleep", "60"]).start();
+    eventually("it is held", || (!holders(world).is_empty()).then_some(()));
+    let token = world.locks()[0].token;
+    eventually("it has been held for three times the ttl", || {
+        let locks = world.locks();
+        let [lock] = locks.as_slice() else { panic!("it has ended: {locks:?}") };
+        assert_eq!(lock.token, token);
+        (lock.expires.since(lock.since) > Duration::from_secs(4)).then_some(())
+    });
+    // Without a sign of life it ends.
+    with.signal("KILL");
+    eventually("it is free", || holders(world).is_empty().then_some(()));
+    assert!(world.log().iter().any(|entry| entry.text.contains("proc:test is free again")));
+    drop(with);
 }
