@@ -1,6 +1,6 @@
 //! Named processes: commands that are work units, seen through every exec and held until granted.
 
-use agentfs_tests::{Terminal, World, eventually, in_both_worlds, promptly};
+use agentfs_tests::{NamedProcess, Terminal, World, eventually, in_both_worlds, promptly};
 use std::time::Duration;
 
 in_both_worlds!(
@@ -102,42 +102,13 @@ fn two_agents_never_run_a_named_process_at_the_same_time(world: &World) {
     }
 }
 
-/// A named process by the journal: whose, and its command line.
-struct Noted {
-    agent: String,
-    argv: Vec<String>,
-}
-
-/// The processes of `unit`, in the order of the journal, which must not have two of them open at
-/// the same time.
-fn noted(world: &World, unit: &str) -> Vec<Noted> {
-    let text = |event: &serde_json::Value, field: &str| event[field].as_str().map(str::to_owned);
-    let mut open: Option<(Noted, serde_json::Value)> = None;
-    let mut all = Vec::new();
-    for entry in world.log() {
-        let event = &entry.event;
-        if text(event, "unit").as_deref() != Some(unit) {
-            continue;
-        }
-        match text(event, "type").as_deref() {
-            Some("process_began") => {
-                assert!(open.is_none(), "{} while another runs", entry.text);
-                let agent = text(event, "agent").expect("it is somebody's");
-                let argv = serde_json::from_value(event["argv"].clone()).expect("it has words");
-                open = Some((Noted { agent, argv }, event["pid"].clone()));
-            }
-            Some("process_ended") => {
-                let (noted, pid) = open.take().expect("it has begun");
-                assert_eq!(
-                    (text(event, "agent"), &event["pid"]),
-                    (Some(noted.agent.clone()), &pid)
-                );
-                all.push(noted);
-            }
-            _ => {}
-        }
+/// The processes of `unit` by the journal, which must not have two of them at the same time.
+fn one_by_one(world: &World, unit: &str) -> Vec<NamedProcess> {
+    let all = world.named_processes(unit);
+    for pair in all.windows(2) {
+        assert!(pair[0].ended.0 < pair[1].began.0, "they overlap: {pair:?}");
+        assert!(pair[0].ended.1 <= pair[1].began.1, "they overlap: {pair:?}");
     }
-    assert!(open.is_none(), "one never ended");
     all
 }
 
@@ -160,7 +131,7 @@ fn the_journal_alone_tells_that_they_never_overlap(world: &World) {
         let over = |entry: &&agentfs_api::types::LogEntry| entry.event["type"] == "process_ended";
         (world.log().iter().filter(over).count() == 9).then_some(())
     });
-    let all = noted(world, "proc:test");
+    let all = one_by_one(world, "proc:test");
     for name in ["alice", "bob", "carol"] {
         let of = all.iter().filter(|one| one.agent == name);
         assert!(of.clone().all(|one| one.argv[0].ends_with("/work")));
@@ -181,56 +152,44 @@ fn what_a_run_leaves_behind_has_ended_in_the_journal(world: &World) {
     holds(world, &mut alice);
     alice.tells("end");
     alice.finish().exits(0);
-    assert_eq!(noted(world, "proc:test").len(), 1);
+    assert_eq!(one_by_one(world, "proc:test").len(), 1);
     assert!(holders(world).is_empty());
 }
 
 fn a_unit_with_slots_is_had_by_so_many_agents(world: &World) {
     set_up(world, &format!("{TEST}slots = 2\nwait = '1m'\n[resource.gpu]\nslots = 2\n"));
-    let script = "./work until first & ./work until first & tell up; wait
-                  agentctl with res:gpu --wait 1m -- ./go; exit 0";
-    world.cmd(["tee", "go"]).stdin("#!/bin/sh\nuntil [ -e ~/go-gpu ]; do sleep 0.02; done\n").ok();
-    world.sh("chmod +x go").ok();
-    let running = |world: &World, unit: &str| {
-        let mut names: Vec<_> =
-            holders(world).into_iter().filter(|(held, _)| held == unit).collect();
+    world.cmd(["tee", "use"]).stdin("#!/bin/sh\nuntil [ -e ~/go-gpu ]; do sleep 0.02; done\n").ok();
+    world.sh("chmod +x use").ok();
+    let script = "./work until work & tell up; wait; agentctl with res:gpu -- ./use; exit 0";
+    let have = |unit: &str, agents: &[&str]| {
+        let held = holders(world).into_iter().filter(|(held, _)| held == unit);
+        let mut names: Vec<String> = held.map(|(_, agent)| agent).collect();
         names.sort();
-        names.into_iter().map(|(_, agent)| agent).collect::<Vec<_>>()
+        (names == agents).then_some(())
     };
-    let mut alice = world.agent("alice").start(script);
+    let mut alice = world.agent("alice").start(&format!("./work until work & {script}"));
     let mut bob = world.agent("bob").start(script);
     for agent in [&mut alice, &mut bob] {
         agent.hears("up");
     }
-    eventually("both have it", || (running(world, "proc:test") == ["alice", "bob"]).then_some(()));
+    eventually("both have it", || have("proc:test", &["alice", "bob"]));
     let mut carol = world.agent("carol").start(script);
-    let waiting = carol.queues();
-    assert_eq!(waiting.blockers.len(), 2, "{waiting:?}");
-    let begun = |agent: &str| {
-        let home = world.home_of(agent).expect("it runs");
-        let text = std::fs::read_to_string(home.join("times")).unwrap_or_default();
-        text.matches("begin").count()
-    };
-    eventually("alice has begun", || (begun("alice") == 1).then_some(()));
-    assert_eq!(begun("alice"), 1, "those of one run take turns all the same");
-    alice.tells("first");
-    eventually("the third has it", || {
-        running(world, "proc:test").contains(&"carol".into()).then_some(())
-    });
-    eventually("alice is at the resource", || {
-        (running(world, "res:gpu") == ["alice"]).then_some(())
-    });
-    bob.tells("first");
-    eventually("bob too", || (running(world, "res:gpu") == ["alice", "bob"]).then_some(()));
-    carol.tells("first");
-    eventually("carol waits", || {
-        let queue = world.queue();
-        (queue.len() == 1 && queue[0].wants[0].unit.to_string() == "res:gpu").then_some(())
-    });
-    assert_eq!(running(world, "res:gpu"), ["alice", "bob"]);
+    assert_eq!(carol.queues().blockers.len(), 2);
+    // Those of one run take turns all the same.
+    let begun = || std::fs::read_to_string(alice.home().join("times")).is_ok().then_some(());
+    eventually("alice has begun", begun);
+    assert_eq!(alice.kept("times").matches("begin").count(), 1);
+    bob.tells("work");
+    eventually("the third has it", || have("proc:test", &["alice", "carol"]));
+    alice.tells("work");
+    eventually("both have the resource", || have("res:gpu", &["alice", "bob"]));
+    assert_eq!(times(&alice.kept("times")).len(), 2);
+    carol.tells("work");
+    assert_eq!(carol.queues().wants[0].unit.to_string(), "res:gpu");
+    have("res:gpu", &["alice", "bob"]).expect("there are two slots");
     alice.tells("gpu");
     alice.finish().exits(0);
-    eventually("carol has it", || (running(world, "res:gpu") == ["bob", "carol"]).then_some(()));
+    eventually("the third has it", || have("res:gpu", &["bob", "carol"]));
     for agent in [bob, carol] {
         agent.tells("gpu");
         agent.finish().exits(0);
