@@ -122,7 +122,7 @@ def measure(repo, count, rounds):
         fail(f"something failed: {said}")
     plain, plainly = in_worktrees(repo, names, rounds)
     gaps = [later[1] - earlier[2] for earlier, later in zip(tests, tests[1:])]
-    waited = waits(log, "proc:test", names)
+    waited = {what: waits(log, f"proc:{what}", names) for what in ("build", "test")}
     return {
         "agents": count,
         "rounds": rounds,
@@ -132,17 +132,16 @@ def measure(repo, count, rounds):
         "seconds": round(taken, 1),
         "test_seconds": round(sum(ended - begun for _, begun, ended in tests), 1),
         "median_gap_ms": round(statistics.median(gaps) * 1000),
-        "waits": {name: [round(one, 1) for one in all] for name, all in waited.items()},
-        "build_waits": {name: round(sum(all), 1)
-                        for name, all in waits(log, "proc:build", names).items()},
+        "waits": {
+            name: {what: [round(one, 1) for one in of[name]] for what, of in waited.items()}
+            for name in names
+        },
         "worktrees": {"seconds": round(plainly, 1), "failed_tests": failures(plain, "test"),
                       "failed_builds": failures(plain, "build")},
     }  # fmt: skip
 
 
 def text(found):
-    totals = {name: sum(all) for name, all in found["waits"].items()}
-    each = [one for all in found["waits"].values() for one in all]
     plain = found["worktrees"]
     compared = [
         ["", "in all", "tests failed", "tests at once", "builds at once"],
@@ -151,12 +150,14 @@ def text(found):
         ["git worktrees", f"{plain['seconds']} s",
          f"{plain['failed_tests']} of {found['tests']}", "any", "any"],
     ]  # fmt: skip
-    rows = [["agent", "waits for the test", "longest", "in all", "", "waits for the build"]]
+    totals = {name: sum(sum(all) for all in of.values()) for name, of in found["waits"].items()}
+    each = [one for of in found["waits"].values() for all in of.values() for one in all]
     widest = max(totals.values()) or 1
-    for name, all in found["waits"].items():
+    rows = [["agent", "waits for a build, s", "waits for the test, s", "in all", "  "]]
+    for name, of in found["waits"].items():
+        lists = (" ".join(f"{one:.1f}" for one in of[what]) for what in ("build", "test"))
         bar = "#" * round(20 * totals[name] / widest)
-        rows.append([name, " ".join(f"{one:.1f}" for one in all), f"{max(all, default=0):.1f} s",
-                     f"{totals[name]:.1f} s", bar, f"{found['build_waits'][name]:.1f} s"])  # fmt: skip
+        rows.append([name, *lists, f"{totals[name]:.1f} s", bar])
     return "\n".join([
         f"{found['agents']} agents, {found['rounds']} rounds of edit, build and test\n",
         markdown(compared),
@@ -164,7 +165,7 @@ def text(found):
         f"{found['seconds'] / found['test_seconds']:.2f} times that. From the end of one to the "
         f"beginning of the next: {found['median_gap_ms']} ms (median).\n",
         markdown(rows),
-        f"A wait for the test: median {statistics.median(each or [0]):.1f} s, longest "
-        f"{max(each, default=0):.1f} s. All waits of an agent: median "
-        f"{statistics.median(totals.values()):.1f} s, most {max(totals.values()):.1f} s.",
+        f"One wait: median {statistics.median(each or [0]):.1f} s, longest {max(each, default=0):.1f} s. "
+        f"All waits of an agent: median {statistics.median(totals.values()):.1f} s, most "
+        f"{max(totals.values()):.1f} s.",
     ])  # fmt: skip
