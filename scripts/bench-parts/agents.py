@@ -156,7 +156,7 @@ def text(found):
     rows = [["agent", "waits for a build, s", "waits for the test, s", "in all", "  "]]
     for name, of in found["waits"].items():
         lists = (" ".join(f"{one:.1f}" for one in of[what]) for what in ("build", "test"))
-        bar = "#" * round(20 * totals[name] / widest)
+        bar = ("#" * round(20 * totals[name] / widest)).ljust(20)
         rows.append([name, *lists, f"{totals[name]:.1f} s", bar])
     return "\n".join([
         f"{found['agents']} agents, {found['rounds']} rounds of edit, build and test\n",
