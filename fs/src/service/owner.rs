@@ -382,6 +382,10 @@ impl Owner {
             served.gate.close();
             served.mounted = None;
         }
+        for agent in self.state().agents.keys() {
+            // Only if nothing is in it; and a next daemon makes it again.
+            let _ = std::fs::remove_dir(self.mountpoint.join(agent.as_str()));
+        }
         self.waiters.clear();
         self.stopping = true;
         Ok(())

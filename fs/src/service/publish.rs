@@ -287,7 +287,8 @@ impl Owner {
         let done = changeset::unchanged_since_staged(&delta, plan)?;
         self.drop_from_delta(agent, Some(&done))?;
         let now = applied.now.iter().map(|(path, version)| (path.clone(), *version));
-        let (settled, rebased) = now.partition::<Vec<_>, _>(|(path, _)| done.contains(path));
+        let taken_out: BTreeSet<&RelPath> = done.iter().collect();
+        let (settled, rebased) = now.partition::<Vec<_>, _>(|(path, _)| taken_out.contains(path));
         if let Some(served) = self.agents.get(agent) {
             let synced = served.view.sync(Some(&done));
             synced.map_err(ServiceError::io("bring up to date the view of", agent.as_str()))?;

@@ -169,6 +169,7 @@ impl Owner {
 
     /// Serves a run that began under another daemon again.
     fn serve_again(&mut self, agent: &AgentName) -> Result<(), ServiceError> {
+        self.recall_mounts(agent)?;
         self.serve(agent)?;
         self.gate_of(agent)?.reopen(self.policy_of(agent));
         Ok(())
@@ -237,6 +238,9 @@ impl Owner {
             .collect();
         for (run, agent, alive) in live {
             if !alive {
+                if let Err(error) = self.recall_mounts(&agent) {
+                    tracing::warn!(%agent, %error, "directories made for mounts stay in the delta");
+                }
                 self.end_run(run, Exit::Lost, None)?;
             } else if let Err(error) = self.serve_again(&agent) {
                 tracing::error!(%agent, %error, "its view can't be served again");

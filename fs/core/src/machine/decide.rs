@@ -87,8 +87,7 @@ impl Step<'_> {
             Command::Steal { unit, to } => self.steal(unit, to),
             Command::Release { agent, unit } => {
                 self.machine.state.agent(&agent)?;
-                let exactly = |lease: &Lease| lease.unit == unit;
-                if self.end_leases(&agent, LeaseEnd::Released, exactly) == 0 {
+                if self.end_leases_on(&agent, &unit, LeaseEnd::Released) == 0 {
                     return Err(Rejection::NotHeld(agent, unit));
                 }
                 self.seal_if_bare(&agent);
@@ -98,9 +97,11 @@ impl Step<'_> {
                 if self.machine.state.agent(&agent)?.based.contains_key(&path) {
                     self.emit(Event::Forgotten { agent: agent.clone(), path: path.clone() });
                 }
-                self.end_leases(&agent, LeaseEnd::Forgotten, |lease| {
-                    lease.origin == Origin::Write && lease.unit.path() == Some(&path)
-                });
+                let at = WorkUnit::File(path);
+                let leases = self.state().locks.leases_at(&agent, &at);
+                let taken = leases.filter(|lease| lease.origin == Origin::Write);
+                let taken = taken.map(|lease| (lease.token, lease.unit.clone())).collect();
+                self.end_these(&agent, taken, LeaseEnd::Forgotten);
                 Ok(Reply::Done)
             }
             Command::BeginApply { agent, paths, stage, plan } => {
@@ -218,11 +219,13 @@ impl Step<'_> {
         let paths = underway.ok_or_else(|| Rejection::NoApply(agent.clone()))?.paths.clone();
         let version = state.base_version.next();
         let live = state.live_run_of(agent).is_some();
-        let kept: Vec<RelPath> = rebased.iter().map(|(path, _)| path.clone()).collect();
-        let settled = |path: &RelPath| paths.contains(path) && !kept.contains(path);
+        let mut settled: BTreeSet<RelPath> = paths.iter().cloned().collect();
+        for (path, _) in &rebased {
+            settled.remove(path);
+        }
         let ends = |lease: &Lease| {
-            let of_a_write =
-                lease.origin == Origin::Write && lease.unit.path().is_some_and(settled);
+            let of_a_write = lease.origin == Origin::Write
+                && lease.unit.path().is_some_and(|path| settled.contains(path));
             !live || of_a_write
         };
         let paths = paths.clone();

@@ -200,14 +200,18 @@ impl State {
                 self.base_version = *version;
                 let known = self.known_mut(agent)?;
                 if known.live.is_some() {
-                    known.based.retain(|path, _| !paths.contains(path));
+                    for path in paths {
+                        known.based.remove(path);
+                    }
                 } else {
                     // What was copied up and never changed is not pending either.
                     known.based.clear();
                     known.reads.clear();
                 }
                 // It knows what it wrote.
-                known.reads.retain(|path, _| !paths.contains(path));
+                for path in paths {
+                    known.reads.remove(path);
+                }
                 known.forget_settled();
                 known.based.extend(rebased.iter().cloned());
                 self.applied.insert(*version, (at, agent.clone()));
