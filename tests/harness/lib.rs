@@ -12,6 +12,7 @@
 #![expect(clippy::missing_panics_doc, reason = "a harness that can't go on fails the test")]
 
 mod agent;
+mod journal;
 mod namespaces;
 mod poll;
 mod process;
@@ -23,6 +24,7 @@ mod tree;
 mod world;
 
 pub use agent::{Agent, Launch};
+pub use journal::NamedProcess;
 pub use poll::{DEADLINE, eventually, promptly};
 pub use process::{Cmd, Done, Running};
 pub use terminal::Terminal;

@@ -1,11 +1,14 @@
 //! Named processes: commands that are work units, seen through every exec and held until granted.
 
-use agentfs_tests::{Terminal, World, eventually, in_both_worlds, promptly};
+use agentfs_tests::{NamedProcess, Terminal, World, eventually, in_both_worlds, promptly};
 use std::time::Duration;
 
 in_both_worlds!(
     two_agents_never_run_a_named_process_at_the_same_time,
     two_trees_of_one_run_do_not_overlap_either,
+    the_journal_alone_tells_that_they_never_overlap,
+    what_a_run_leaves_behind_has_ended_in_the_journal,
+    a_unit_with_slots_is_had_by_so_many_agents,
     without_rules_no_exec_is_heard,
     what_a_named_process_starts_is_not_held_again,
     a_wait_ends_with_ebusy_and_a_line,
@@ -19,6 +22,7 @@ in_both_worlds!(
     another_architecture_finds_no_way_around,
     agentctl_with_holds_a_unit_inside_a_run,
     agentctl_with_holds_a_unit_outside_of_runs,
+    agentctl_with_outlives_the_ttl,
 );
 
 /// Notes when it begins and ends, and lasts as long as it is told.
@@ -94,6 +98,100 @@ fn two_agents_never_run_a_named_process_at_the_same_time(world: &World) {
     assert!(waited, "{:?}", log.iter().map(|entry| &entry.text).collect::<Vec<_>>());
     for agent in [alice, bob] {
         agent.tells("end");
+        agent.finish().exits(0);
+    }
+}
+
+/// The processes of `unit` by the journal, which must not have two of them at the same time.
+fn one_by_one(world: &World, unit: &str) -> Vec<NamedProcess> {
+    let all = world.named_processes(unit);
+    for pair in all.windows(2) {
+        assert!(pair[0].ended.0 < pair[1].began.0, "they overlap: {pair:?}");
+        assert!(pair[0].ended.1 <= pair[1].began.1, "they overlap: {pair:?}");
+    }
+    all
+}
+
+fn the_journal_alone_tells_that_they_never_overlap(world: &World) {
+    set_up(world, TEST);
+    // The last one is left behind by the shell that has started it.
+    let script = "tell ready; await go; ./work 0.1; sh -c './work 0.05; exit 3'; (./work 0.1 &)
+                  tell done; await end";
+    let mut agents = ["alice", "bob", "carol"].map(|name| world.agent(name).start(script));
+    for agent in &mut agents {
+        agent.hears("ready");
+    }
+    for agent in &agents {
+        agent.tells("go");
+    }
+    for agent in &mut agents {
+        agent.hears("done");
+    }
+    eventually("all are over", || {
+        let over = |entry: &&agentfs_api::types::LogEntry| entry.event["type"] == "process_ended";
+        (world.log().iter().filter(over).count() == 9).then_some(())
+    });
+    let all = one_by_one(world, "proc:test");
+    for name in ["alice", "bob", "carol"] {
+        let of = all.iter().filter(|one| one.agent == name);
+        assert!(of.clone().all(|one| one.argv[0].ends_with("/work")));
+        let words: Vec<_> = of.map(|one| one.argv[1..].join(" ")).collect();
+        assert_eq!(words, ["0.1", "0.05", "0.1"]);
+    }
+    let table = world.ctl("log").ok().out();
+    assert!(table.contains("alice runs proc:test (process "), "{table}");
+    for agent in agents {
+        agent.tells("end");
+        agent.finish().exits(0);
+    }
+}
+
+fn what_a_run_leaves_behind_has_ended_in_the_journal(world: &World) {
+    set_up(world, TEST);
+    let mut alice = world.agent("alice").start("./work until never & tell up; await end; exit 0");
+    holds(world, &mut alice);
+    alice.tells("end");
+    alice.finish().exits(0);
+    assert_eq!(one_by_one(world, "proc:test").len(), 1);
+    assert!(holders(world).is_empty());
+}
+
+fn a_unit_with_slots_is_had_by_so_many_agents(world: &World) {
+    set_up(world, &format!("{TEST}slots = 2\nwait = '1m'\n[resource.gpu]\nslots = 2\n"));
+    world.cmd(["tee", "use"]).stdin("#!/bin/sh\nuntil [ -e ~/go-gpu ]; do sleep 0.02; done\n").ok();
+    world.sh("chmod +x use").ok();
+    let script = "./work until work & tell up; wait; agentctl with res:gpu -- ./use; exit 0";
+    let have = |unit: &str, agents: &[&str]| {
+        let held = holders(world).into_iter().filter(|(held, _)| held == unit);
+        let mut names: Vec<String> = held.map(|(_, agent)| agent).collect();
+        names.sort();
+        (names == agents).then_some(())
+    };
+    let mut alice = world.agent("alice").start(&format!("./work until work & {script}"));
+    let mut bob = world.agent("bob").start(script);
+    for agent in [&mut alice, &mut bob] {
+        agent.hears("up");
+    }
+    eventually("both have it", || have("proc:test", &["alice", "bob"]));
+    let mut carol = world.agent("carol").start(script);
+    assert_eq!(carol.queues().blockers.len(), 2);
+    // Those of one run take turns all the same.
+    let begun = || std::fs::read_to_string(alice.home().join("times")).is_ok().then_some(());
+    eventually("alice has begun", begun);
+    assert_eq!(alice.kept("times").matches("begin").count(), 1);
+    bob.tells("work");
+    eventually("the third has it", || have("proc:test", &["alice", "carol"]));
+    alice.tells("work");
+    eventually("both have the resource", || have("res:gpu", &["alice", "bob"]));
+    assert_eq!(times(&alice.kept("times")).len(), 2);
+    carol.tells("work");
+    assert_eq!(carol.queues().wants[0].unit.to_string(), "res:gpu");
+    have("res:gpu", &["alice", "bob"]).expect("there are two slots");
+    alice.tells("gpu");
+    alice.finish().exits(0);
+    eventually("the third has it", || have("res:gpu", &["bob", "carol"]));
+    for agent in [bob, carol] {
+        agent.tells("gpu");
         agent.finish().exits(0);
     }
 }
@@ -426,4 +524,23 @@ fn agentctl_with_holds_a_unit_outside_of_runs(world: &World) {
     with.finish().exits(143);
     assert!(holders(world).is_empty());
     world.agent("alice").run("./work 0").exits(0);
+}
+
+fn agentctl_with_outlives_the_ttl(world: &World) {
+    set_up(world, "ttl = '1s'\n");
+    world.agent("alice").run("true").exits(0);
+    let with = world.cmd(["agentctl", "with", "proc:test", "--", "sleep", "60"]).start();
+    eventually("it is held", || (!holders(world).is_empty()).then_some(()));
+    let token = world.locks()[0].token;
+    eventually("it has been held for three times the ttl", || {
+        let locks = world.locks();
+        let [lock] = locks.as_slice() else { panic!("it has ended: {locks:?}") };
+        assert_eq!(lock.token, token);
+        (lock.expires.since(lock.since) > Duration::from_secs(4)).then_some(())
+    });
+    // Without a sign of life it ends.
+    with.signal("KILL");
+    eventually("it is free", || holders(world).is_empty().then_some(()));
+    assert!(world.log().iter().any(|entry| entry.text.contains("proc:test is free again")));
+    drop(with);
 }

@@ -22,6 +22,8 @@ use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// The units that an outer `agentctl with` holds, for those within.
@@ -29,6 +31,9 @@ const HELD_VARIABLE: &str = "AGENTFS_WITH";
 
 /// How long to wait where neither the command line nor, for the caller, the daemon says it.
 const WAIT: Duration = Duration::from_mins(1);
+
+/// When to give a sign of life again that the daemon did not take.
+const RENEW_AGAIN: Duration = Duration::from_millis(500);
 
 /// Between two looks whether another caller has let go.
 const LOOK_MILLIS: u8 = 50;
@@ -38,8 +43,8 @@ const LOOK_MILLIS: u8 = 50;
 #[command(after_help = format!(
     "{}\n\nExits as the command does: 128+N if signal N ended it, 127 if it is not there, 126 if it \
      can't be executed. Where the units can't be had nothing is run, and the exit code is one of \
-     those that `agentctl --help` lists. Within, the same units are not claimed again. A lease of \
-     the operator, outside of any run, ends after `ttl` at the latest.\n\nExample:\n  \
+     those that `agentctl --help` lists. Within, the same units are not claimed again. If it is \
+     killed by SIGKILL, the operator's leases end after `ttl`.\n\nExample:\n  \
      agentctl with proc:build --wait 5m -- make -j4", units::HELP
 ))]
 pub struct With {
@@ -85,6 +90,7 @@ impl With {
         let mode = if self.shared { Mode::Shared } else { Mode::Exclusive };
         let _alone = alone(&needed, mode, &session, &signals, deadline)?;
         let held = Held::claim(&session, &needed, mode, &self.command, &signals, deadline)?;
+        let _alive = SignsOfLife::give(&session, &needed);
         let within: Vec<String> = outer
             .lines()
             .map(str::to_owned)
@@ -161,6 +167,45 @@ impl<'s> Held<'s> {
     }
 }
 
+/// Keeps what the operator holds from ending. A run's leases need none: it gives signs itself.
+struct SignsOfLife {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SignsOfLife {
+    fn give(session: &Session, units: &[WorkUnit]) -> Option<Self> {
+        if units.is_empty() || is_inside() {
+            return None;
+        }
+        let client = session.client.clone();
+        let (stop, stopped) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let mut again = Duration::ZERO;
+            while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(again) {
+                // A daemon that has died may be followed by another.
+                again = client.renew().map_or(RENEW_AGAIN, |renewed| renewed.again.0);
+            }
+        });
+        Some(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for SignsOfLife {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It panics nowhere; if it did, the leases would end by themselves.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Whether this is in a run's sandbox.
+fn is_inside() -> bool {
+    std::env::var_os(SOCKET_VARIABLE).is_some()
+}
+
 /// A lease belongs to the agent, so that the daemon would grant it to several of its processes at
 /// the same time: those take turns by locks on files that only they see.
 fn alone(
@@ -170,8 +215,8 @@ fn alone(
     signals: &Signals,
     deadline: Instant,
 ) -> Result<Vec<Flock<File>>, Error> {
-    let inside = std::env::var_os(SOCKET_VARIABLE).is_some();
-    let place = if inside { std::env::temp_dir() } else { session.workspace.runtime_dir.clone() };
+    let place =
+        if is_inside() { std::env::temp_dir() } else { session.workspace.runtime_dir.clone() };
     let lock = |unit: &WorkUnit| {
         let name = unit.to_string().replace('%', "%25").replace('/', "%2F");
         alone_with(unit, place.join(format!(".agentctl-with-{name}")), mode, signals, deadline)

@@ -4,8 +4,8 @@ use crate::locate::{LocateError, Workspace};
 use crate::types::{
     Agent, ApplyChanges, CheckPlan, CheckedPlan, ClaimUnits, Claimed, Diff, EndRun, ErrorBody,
     ErrorCode, Explanation, Freed, GrantClaim, Lock, LogEntry, MoveClaim, PlannedRun, Recoverable,
-    RefuseClaim, ReleaseUnit, Released, Run, RunSummary, Settled, StaleRead, StartRun, StartedRun,
-    Status, StealUnit, Stolen, SyncView, Synced, Unmounted, Waiting,
+    RefuseClaim, ReleaseUnit, Released, Renewed, Run, RunSummary, Settled, StaleRead, StartRun,
+    StartedRun, Status, StealUnit, Stolen, SyncView, Synced, Unmounted, Waiting,
 };
 use agentfs_core::changeset::Conflict;
 use agentfs_core::config::Span;
@@ -263,6 +263,11 @@ impl Client {
     /// Says that a run lives.
     pub fn heartbeat(&self, run: RunId) -> Result<(), ApiError> {
         self.post(&format!("/v1/runs/{run}/heartbeat"), &())
+    }
+
+    /// A sign of life for what the operator holds without a run; says when to give the next.
+    pub fn renew(&self) -> Result<Renewed, ApiError> {
+        self.post("/v1/heartbeat", &())
     }
 
     /// Says which scratch directories of a run the view has to serve after all.

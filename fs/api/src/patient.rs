@@ -3,7 +3,8 @@
 
 use crate::client::{ApiError, refused, transport, unsent, url};
 use crate::locate::Workspace;
-use crate::types::{ClaimUnits, Claimed, ErrorBody, Lock, ReleaseUnit, Released};
+use crate::types::{ClaimUnits, Claimed, ErrorBody, Lock, NoteProcess, ReleaseUnit, Released};
+use agentfs_core::RunId;
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 
@@ -44,6 +45,11 @@ impl PatientClient {
     /// All leases.
     pub async fn locks(&self) -> Result<Vec<Lock>, ApiError> {
         self.receive(self.http.get(url("/v1/locks"))).await
+    }
+
+    /// Tells of a named process.
+    pub async fn note_process(&self, run: RunId, note: &NoteProcess) -> Result<(), ApiError> {
+        self.receive(self.http.post(url(&format!("/v1/runs/{run}/process"))).json(note)).await
     }
 
     async fn receive<T: DeserializeOwned>(

@@ -368,6 +368,26 @@ pub struct Unmounted {
     pub directories: Vec<(RelPath, String)>,
 }
 
+/// `POST /v1/runs/RUN/process`: a named process of the run has begun, or is gone with all that it
+/// started. The end of the run is the end of those that are left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoteProcess {
+    /// What it holds.
+    pub unit: WorkUnit,
+    /// Its command line; none when it is gone.
+    #[serde(default)]
+    pub began: Option<Vec<String>>,
+    /// Its number outside.
+    pub pid: u32,
+}
+
+/// The answer to `POST /v1/heartbeat`, a sign of life for what the operator holds without a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewed {
+    /// When to give the next one.
+    pub again: Span,
+}
+
 /// A directory of the host that a sandbox shows, beside the view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {

@@ -205,6 +205,7 @@ impl Config {
         Settings {
             max_parallel: self.max_parallel.map(NonZeroUsize::get),
             slots: slots.chain(processes).collect(),
+            ttl: (self.ttl != Self::default().ttl).then_some(self.ttl),
         }
     }
 }

@@ -1,18 +1,19 @@
 //! The handlers: decode, ask the owner, encode.
 
+use super::peer::Peer;
 use super::{Caller, Context};
 use crate::service::{Owner, ServiceError, asked_for};
 use agentfs_api::types::{
     Agent, ApplyChanges, CheckPlan, CheckedPlan, ClaimUnits, Claimed, Diff, EndRun, Explanation,
-    Freed, GrantClaim, Lock, LogEntry, MoveClaim, PlannedRun, Recoverable, RefuseClaim,
-    ReleaseUnit, Released, Run, RunSummary, Settled, StaleRead, StartRun, StartedRun, Status,
-    StealUnit, Stolen, SyncView, Synced, Unmounted, Waiting,
+    Freed, GrantClaim, Lock, LogEntry, MoveClaim, NoteProcess, PlannedRun, Recoverable,
+    RefuseClaim, ReleaseUnit, Released, Renewed, Run, RunSummary, Settled, StaleRead, StartRun,
+    StartedRun, Status, StealUnit, Stolen, SyncView, Synced, Unmounted, Waiting,
 };
 use agentfs_core::config::Span;
 use agentfs_core::machine::{Asker, Exit, Line, OPERATOR};
 use agentfs_core::{AgentName, ClaimId, RelPath, RunId, WorkUnit};
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -88,6 +89,7 @@ pub(super) async fn runs(State(context): State<Context>) -> Answer<Vec<Run>> {
 
 pub(super) async fn claim(
     State(context): State<Context>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     body: axum::body::Bytes,
 ) -> Answer<Claimed> {
     let ClaimUnits { agent, wants, wait, cause } = decode(&body)?;
@@ -103,7 +105,7 @@ pub(super) async fn claim(
     if let Some(cause) = cause {
         request.cause = in_one_line(&cause);
     }
-    let leases = context.service.claim(request).await?;
+    let leases = context.service.claim(request, move || peer.has_hung_up()).await?;
     Ok(Json(Claimed { leases }))
 }
 
@@ -305,6 +307,21 @@ pub(super) async fn heartbeat(
 ) -> Answer<()> {
     let run: RunId = parse(&run)?;
     ask(&context, move |owner| owner.heartbeat(run)).await
+}
+
+pub(super) async fn renew(State(context): State<Context>) -> Answer<Renewed> {
+    let operator: AgentName = parse(OPERATOR)?;
+    ask(&context, move |owner| owner.renew(operator)).await
+}
+
+pub(super) async fn note_process(
+    State(context): State<Context>,
+    Path(run): Path<String>,
+    body: axum::body::Bytes,
+) -> Answer<()> {
+    let run: RunId = parse(&run)?;
+    let NoteProcess { unit, began, pid } = decode(&body)?;
+    ask(&context, move |owner| owner.note_process(run, unit, began, pid)).await
 }
 
 pub(super) async fn unmounted(

@@ -6,6 +6,7 @@
 //! between the wire and [`crate::service`]; it decides nothing.
 
 mod handlers;
+mod peer;
 mod reply;
 mod sockets;
 
@@ -56,6 +57,8 @@ fn operator_routes() -> Router<Context> {
     Router::new()
         .route("/v1/runs", get(handlers::runs).post(handlers::start_run))
         .route("/v1/runs/{run}/heartbeat", post(handlers::heartbeat))
+        .route("/v1/runs/{run}/process", post(handlers::note_process))
+        .route("/v1/heartbeat", post(handlers::renew))
         .route("/v1/runs/{run}/unmounted", post(handlers::unmounted))
         .route("/v1/runs/{run}/end", post(handlers::end_run))
         .route("/v1/runs/{run}/plan", get(handlers::planned))

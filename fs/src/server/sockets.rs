@@ -1,5 +1,6 @@
 //! The sockets that are listened on, and the processes that are watched.
 
+use super::peer::Peer;
 use super::{Caller, Context, router};
 use crate::layout;
 use crate::service::{Service, ServiceError};
@@ -111,7 +112,8 @@ impl Server {
         let context = Context { service: self.service.clone(), caller, server: self.clone() };
         let server = self.clone();
         tokio::spawn(async move {
-            let serving = axum::serve(listener, router(context));
+            let service = router(context).into_make_service_with_connect_info::<Peer>();
+            let serving = axum::serve(listener, service);
             tokio::select! {
                 Err(error) = serving => tracing::error!(%error, "a socket is served no more"),
                 () = server.ended() => {}

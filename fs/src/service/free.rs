@@ -147,7 +147,7 @@ mod tests {
         let wants = vec![Want::exclusive(unit.clone())];
         let operator: AgentName = OPERATOR.parse().unwrap();
         let claim = asked_for(operator.clone(), wants, None, Asker::Operator);
-        service.claim(claim).await.unwrap();
+        service.claim(claim, || false).await.unwrap();
         let spared = service.until_free(unit.clone(), Some(operator.clone()), None).await;
         assert_eq!(spared.unwrap().unit, unit, "its own leases do not count");
 

@@ -24,6 +24,7 @@ mod queries;
 mod radar;
 mod report;
 mod runs;
+mod signs;
 mod sync;
 mod waiters;
 
@@ -37,6 +38,7 @@ use agentfs_core::machine::{ClaimRequest, Exit};
 use agentfs_core::{AgentName, RunId, Want};
 use std::sync::mpsc;
 use tokio::sync::oneshot;
+use waiters::Claimant;
 
 /// Something for the owner to do.
 type Job = Box<dyn FnOnce(&mut Owner) + Send>;
@@ -133,10 +135,16 @@ impl Service {
     }
 
     /// Claims units and waits until they are granted or refused. If the future is dropped
-    /// meanwhile, the claim leaves the queue.
-    pub async fn claim(&self, request: ClaimRequest) -> Result<Vec<Lock>, ServiceError> {
+    /// meanwhile, or `has_hung_up` says that nobody waits for the answer, the claim leaves the
+    /// queue; what it is granted all the same is given back.
+    pub async fn claim(
+        &self,
+        request: ClaimRequest,
+        has_hung_up: impl Fn() -> bool + Send + 'static,
+    ) -> Result<Vec<Lock>, ServiceError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Box::new(move |owner| owner.claim(request, reply)));
+        let claimant = Claimant { reply, has_hung_up: Box::new(has_hung_up) };
+        self.send(Box::new(move |owner| owner.claim(request, claimant)));
         answer.await.unwrap_or(Err(ServiceError::Stopped))
     }
 

@@ -3,7 +3,7 @@
 use super::free::Onlooker;
 use super::gate::AgentGate;
 use super::sync::Ears;
-use super::waiters::Waiter;
+use super::waiters::{self, Waiter};
 use super::{Job, NotRecorded, Service, ServiceError};
 use crate::attendant::Attendant;
 use crate::clock::Clock;
@@ -228,16 +228,18 @@ impl Owner {
         let now = self.clock.now();
         let (reply, events) = self.machine.apply(command, now)?;
         self.unsaved.extend(events.iter().map(|event| (now, event.clone())));
-        for event in &events {
-            self.consequences(event);
+        for (n, event) in events.iter().enumerate() {
+            self.consequences(event, &events[n + 1..]);
         }
         self.tell_onlookers(&events);
         Ok(reply)
     }
 
-    fn consequences(&mut self, event: &Event) {
+    fn consequences(&mut self, event: &Event, following: &[Event]) {
         match event {
-            Event::ClaimEnded { claim, end, text, .. } => self.claim_ended(*claim, *end, text),
+            Event::ClaimEnded { claim, end, text, .. } => {
+                self.claim_ended(*claim, *end, text, waiters::got(following));
+            }
             Event::LeaseEnded { agent, unit, why, .. } => {
                 if let Some(served) = self.agents.get(agent) {
                     served.gate.revoke(unit);

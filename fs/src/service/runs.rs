@@ -2,6 +2,7 @@
 
 use super::gate::AgentGate;
 use super::owner::{Served, read_config};
+use super::signs::again;
 use super::{Owner, ServiceError, sync};
 use crate::changeset;
 use crate::fuse;
@@ -12,7 +13,6 @@ use crate::process;
 use crate::view::{Found, Scratch, View, ViewSpec};
 use agentfs_api::types::{Place, ScratchMounts, StartRun, StartedRun};
 use agentfs_core::changeset::Signature;
-use agentfs_core::config::Span;
 use agentfs_core::machine::{Command, Exit, Policy, RunRequest};
 use agentfs_core::plan::Plan;
 use agentfs_core::process_rules::ProcessRules;
@@ -20,13 +20,6 @@ use agentfs_core::{AgentName, RelPath, RunId};
 use rustix::fs::{Mode, OFlags};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How often a run says that it lives: often enough that three missed ones end no lease.
-const HEARTBEATS_PER_TTL: u32 = 8;
-
-/// The longest time between two signs of life.
-const LONGEST_HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// A run that has not ended, for the server.
 pub struct LiveRun {
@@ -104,7 +97,6 @@ impl Owner {
     ) -> StartedRun {
         let policy = self.state().live_run(run).map(|run| run.policy.shortest_ttl());
         let ttl = policy.unwrap_or(self.config.ttl.0);
-        let heartbeat = (ttl / HEARTBEATS_PER_TTL).min(LONGEST_HEARTBEAT);
         StartedRun {
             run,
             root: self.workspace.root.clone(),
@@ -112,7 +104,7 @@ impl Owner {
             home: dirs.home,
             socket: self.workspace.agent_socket(&agent),
             run_as: self.run_as(),
-            heartbeat: Span(heartbeat.max(Duration::from_millis(100))),
+            heartbeat: again(ttl),
             scratch,
             agent,
             places,
@@ -225,15 +217,11 @@ impl Owner {
         Ok(dirs)
     }
 
-    /// A sign of life.
-    pub fn heartbeat(&mut self, run: RunId) -> Result<(), ServiceError> {
-        self.command(Command::Heartbeat { run }).map(drop)
-    }
-
     /// What a new daemon does first: finishes applies that were cut off, ends runs whose shim is
     /// gone, serves the views of the others again. Returns when all is consistent (G9). What goes
     /// wrong with one agent is logged, and is no reason not to serve the others.
     pub(super) fn recover(&mut self) -> Result<(), ServiceError> {
+        self.command(Command::Configure(self.config.settings()))?;
         self.finish_applies()?;
         let agents: Vec<AgentName> = self.state().agents.keys().cloned().collect();
         for agent in agents {

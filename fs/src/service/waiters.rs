@@ -5,12 +5,14 @@ use super::{NotRecorded, Owner, ServiceError, if_kept, list, report};
 use crate::gate::{Answer, Intent, Notice, Permit, Refusal, Requester, ViewControl as _};
 use crate::process;
 use agentfs_api::types::Lock;
-use agentfs_core::locks::Origin;
+use agentfs_core::locks::{Lease, Origin};
 use agentfs_core::machine::{
-    Asker, ClaimEnd, ClaimRequest, Command, ProcessMark, RefusalKind, Reply, RunRequest,
+    Asker, ClaimEnd, ClaimRequest, Command, Event, LeaseEnd, ProcessMark, RefusalKind, Reply,
+    RunRequest,
 };
 use agentfs_core::policy::Access;
-use agentfs_core::{AgentName, ClaimId, RelPath, RunId, Want};
+use agentfs_core::{AgentName, ClaimId, RelPath, RunId, Token, Want, WorkUnit};
+use std::collections::BTreeSet;
 use tokio::sync::oneshot;
 
 /// Who hears of the end of a claim.
@@ -20,7 +22,7 @@ pub(super) enum Waiter {
     /// A write into `.agentfs/claim`.
     Order(OrderedClaim),
     /// A request of the API.
-    Claim { request: ClaimRequest, reply: Granted },
+    Claim { request: ClaimRequest, claimant: Claimant },
     /// A run that waits before it starts.
     Start { run: RunId, agent: AgentName, process: ProcessMark, reply: Started },
 }
@@ -31,6 +33,36 @@ type Started = oneshot::Sender<Result<(RunId, AgentName), ServiceError>>;
 /// Where the leases of a claim go.
 type Granted = oneshot::Sender<Result<Vec<Lock>, ServiceError>>;
 
+/// Who has asked for units by the API.
+pub(super) struct Claimant {
+    pub(super) reply: Granted,
+    /// Whether it has gone away. That is known before `reply` is closed.
+    pub(super) has_hung_up: Box<dyn Fn() -> bool + Send>,
+}
+
+impl Claimant {
+    fn is_gone(&self) -> bool {
+        self.reply.is_closed() || (self.has_hung_up)()
+    }
+}
+
+/// What a claim that has just ended was granted, by the events that followed that. What its agent
+/// had before in a weaker mode does not count: that would be lost with it.
+pub(super) fn got(following: &[Event]) -> Vec<Token> {
+    let mut upgraded = Vec::new();
+    let mut got = Vec::new();
+    for event in following {
+        match event {
+            Event::RunStarted { .. } => {}
+            Event::LeaseEnded { unit, why: LeaseEnd::Upgraded, .. } => upgraded.push(unit),
+            Event::Granted { lease } if upgraded.contains(&&lease.unit) => {}
+            Event::Granted { lease } => got.push(lease.token),
+            _ => break,
+        }
+    }
+    got
+}
+
 impl Waiter {
     /// Whether nobody would hear the answer any more.
     fn is_gone(&self) -> bool {
@@ -38,7 +70,7 @@ impl Waiter {
             Self::Write { requester, .. } | Self::Order(OrderedClaim { requester, .. }) => {
                 requester.tid != 0 && process::is_interrupted(requester.tid)
             }
-            Self::Claim { reply, .. } => reply.is_closed(),
+            Self::Claim { claimant, .. } => claimant.is_gone(),
             Self::Start { process, .. } => !process::is_alive(process),
         }
     }
@@ -51,7 +83,7 @@ impl Waiter {
             Self::Write { answer, .. } => answer(Err(unrecorded(why.clone()))),
             Self::Order(order) => order.fail(unrecorded(why.clone())),
             // Whoever has gone away needs no answer.
-            Self::Claim { reply, .. } => drop(reply.send(Err(why.clone().into()))),
+            Self::Claim { claimant, .. } => drop(claimant.reply.send(Err(why.clone().into()))),
             Self::Start { reply, .. } => drop(reply.send(Err(why.clone().into()))),
         }
     }
@@ -122,25 +154,69 @@ impl Owner {
     }
 
     /// A claim by hand.
-    pub(super) fn claim(&mut self, request: ClaimRequest, reply: Granted) {
+    pub(super) fn claim(&mut self, request: ClaimRequest, claimant: Claimant) {
+        // What the same client has given up must not be granted beside this.
+        self.cancel_those(|waiter| {
+            matches!(waiter, Waiter::Claim { request: other, claimant }
+                if other.agent == request.agent && claimant.is_gone())
+        });
+        let had: BTreeSet<WorkUnit> =
+            self.state().locks.leases_of(&request.agent).map(|lease| lease.unit.clone()).collect();
         match self.command(Command::Claim(request.clone())) {
-            Ok(Reply::Waiting(claim)) => self.wait(claim, Waiter::Claim { request, reply }),
+            Ok(Reply::Waiting(claim)) => self.wait(claim, Waiter::Claim { request, claimant }),
             Ok(Reply::Refused(_)) => {
                 let text = self.last_words(&request.agent);
-                self.reply(reply, Err(ServiceError::NotGranted { timed_out: false, text }));
+                let said = Err(ServiceError::NotGranted { timed_out: false, text });
+                self.reply(claimant.reply, said);
             }
-            Ok(_) => self.granted(&request, reply),
-            Err(error) => self.reply(reply, Err(error)),
+            Ok(_) => {
+                let is_new = |lease: &&Lease| {
+                    let wanted = request.wants.iter().any(|want| want.unit == lease.unit);
+                    wanted && !had.contains(&lease.unit)
+                };
+                let now_held = self.state().locks.leases_of(&request.agent);
+                let got = now_held.filter(is_new).map(|lease| lease.token).collect();
+                self.granted(&request, claimant, got);
+            }
+            Err(error) => self.reply(claimant.reply, Err(error)),
         }
     }
 
-    fn granted(&mut self, request: &ClaimRequest, reply: Granted) {
+    /// Tells of the grant. If nobody is there to hear it, `got` is given back.
+    fn granted(&mut self, request: &ClaimRequest, claimant: Claimant, got: Vec<Token>) {
+        if claimant.is_gone() {
+            return self.give_back(&got);
+        }
         let lease = |want: &Want| {
             let lease = self.state().locks.held(&request.agent, want)?;
             Some(report::lock(self.state(), lease))
         };
-        let leases = request.wants.iter().filter_map(lease).collect();
-        self.reply(reply, Ok(leases));
+        let leases: Vec<Lock> = request.wants.iter().filter_map(lease).collect();
+        let service = self.service.clone();
+        self.after_commit(move |kept| {
+            if claimant.reply.send(if_kept(kept, Ok(leases))).is_err() {
+                service.send(Box::new(move |owner| owner.give_back(&got)));
+            }
+        });
+    }
+
+    /// Ends leases whose claimant is gone, unless another claim has just been granted on them.
+    fn give_back(&mut self, got: &[Token]) {
+        for token in got {
+            let Some(lease) = self.state().locks.lease(*token) else { continue };
+            let (agent, unit) = (lease.agent.clone(), lease.unit.clone());
+            let rests_on_it = |(claim, waiter): (&ClaimId, &Waiter)| {
+                matches!(waiter, Waiter::Claim { request, .. } | Waiter::Order(OrderedClaim { request, .. })
+                    if request.agent == agent && request.wants.iter().any(|w| unit.covers(&w.unit)))
+                    && self.state().locks.claim(*claim).is_none()
+            };
+            if self.waiters.iter().any(rests_on_it) {
+                continue;
+            }
+            if let Err(error) = self.command(Command::Release { agent, unit }) {
+                tracing::error!(%token, %error, "a lease that nobody waits for is still held");
+            }
+        }
     }
 
     fn reply(&mut self, reply: Granted, said: Result<Vec<Lock>, ServiceError>) {
@@ -190,31 +266,39 @@ impl Owner {
                 }
             };
             let text = self.last_words(agent);
-            self.dismiss(waiter, ClaimEnd::TimedOut, text);
+            self.dismiss(waiter, ClaimEnd::TimedOut, text, Vec::new());
         }
     }
 
     /// A claim has left the queue: whoever waited for it goes on or is told why not.
-    pub(super) fn claim_ended(&mut self, claim: ClaimId, end: ClaimEnd, text: &str) {
+    pub(super) fn claim_ended(
+        &mut self,
+        claim: ClaimId,
+        end: ClaimEnd,
+        text: &str,
+        got: Vec<Token>,
+    ) {
         if let Some(waiter) = self.waiters.remove(&claim) {
-            self.dismiss(waiter, end, text.to_owned());
+            self.dismiss(waiter, end, text.to_owned(), got);
         }
     }
 
-    fn dismiss(&mut self, waiter: Waiter, end: ClaimEnd, text: String) {
+    fn dismiss(&mut self, waiter: Waiter, end: ClaimEnd, text: String, got: Vec<Token>) {
         match (waiter, end) {
             (Waiter::Write { agent, intent, answer, .. }, ClaimEnd::Granted) => {
                 self.admit(&agent, &intent, answer);
             }
-            (Waiter::Claim { request, reply }, ClaimEnd::Granted) => self.granted(&request, reply),
+            (Waiter::Claim { request, claimant }, ClaimEnd::Granted) => {
+                self.granted(&request, claimant, got);
+            }
             (Waiter::Start { run, agent, reply, .. }, ClaimEnd::Granted) => {
                 self.reply_started(reply, Ok((run, agent)));
             }
             (Waiter::Write { answer, .. }, end) => self.answer(answer, Err(refused_by(end))),
             (Waiter::Order(order), end) => self.end_order(order, end, &text),
-            (Waiter::Claim { reply, .. }, _) => {
+            (Waiter::Claim { claimant, .. }, _) => {
                 let timed_out = end == ClaimEnd::TimedOut;
-                self.reply(reply, Err(ServiceError::NotGranted { timed_out, text }));
+                self.reply(claimant.reply, Err(ServiceError::NotGranted { timed_out, text }));
             }
             (Waiter::Start { reply, .. }, _) => {
                 let timed_out = end == ClaimEnd::TimedOut;
@@ -225,7 +309,11 @@ impl Owner {
 
     /// Takes those out of the queue whose process is gone or has a signal to take.
     pub(super) fn look_at_waiters(&mut self) {
-        let gone = self.waiters.iter().filter(|(_, waiter)| waiter.is_gone());
+        self.cancel_those(Waiter::is_gone);
+    }
+
+    fn cancel_those(&mut self, which: impl Fn(&Waiter) -> bool) {
+        let gone = self.waiters.iter().filter(|(_, waiter)| which(waiter));
         let gone: Vec<ClaimId> = gone.map(|(claim, _)| *claim).collect();
         for claim in gone {
             if let Err(error) = self.command(Command::Cancel { claim }) {
@@ -316,3 +404,6 @@ pub(super) fn refusal(why: RefusalKind) -> Refusal {
         RefusalKind::NoRun => Refusal::Closed,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,10 +7,11 @@
 
 use super::caller::{self, Caller};
 use super::sys::{self, Listener};
+use super::tidings::{Teller, Tiding};
 use super::units::{TreeId, Turn, Units};
-use agentfs_api::types::{ClaimUnits, ReleaseUnit};
+use agentfs_api::types::{ClaimUnits, NoteProcess, ReleaseUnit};
 use agentfs_api::{ApiError, PatientClient};
-use agentfs_core::{AgentName, Mode, Want, WorkUnit, explain};
+use agentfs_core::{AgentName, Mode, RunId, Want, WorkUnit, explain};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::cell::RefCell;
@@ -21,7 +22,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -36,9 +37,6 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long after its deadline the daemon's answer is waited for.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// How long the daemon may take to notice that a claim was given up.
-const NOTICED: Duration = Duration::from_millis(250);
 
 /// How long a refusal may take to be written before the process hears of it.
 const TELLING: Duration = Duration::from_millis(100);
@@ -57,6 +55,8 @@ pub struct Exec {
     pub program: Vec<u8>,
     /// The command, for people.
     pub command: String,
+    /// The command line, for the journal.
+    pub argv: Vec<String>,
     /// What it needs, and how long it may wait for each.
     pub units: Vec<(WorkUnit, Mode, Duration)>,
 }
@@ -66,21 +66,14 @@ pub struct Holder {
     pub listener: Arc<Listener>,
     pub client: PatientClient,
     pub agent: AgentName,
+    pub run: RunId,
     /// The process whose child is the sandbox's first.
     pub inner: Pid,
     pub units: RefCell<Units>,
     /// Some unit is free, or shared.
     pub changed: Notify,
-    /// Where units go that the daemon is to have back.
-    pub returned: UnboundedSender<Returned>,
-}
-
-/// A unit that no tree of this run has any more.
-#[derive(Debug)]
-pub struct Returned {
-    unit: WorkUnit,
-    /// Whether it was granted; else it is a claim that was given up.
-    granted: bool,
+    /// What the daemon is to hear.
+    pub teller: Teller,
 }
 
 /// Why an exec is refused, in a sentence.
@@ -109,8 +102,11 @@ impl Holder {
         };
         match self.wait(&exec, &caller, &needed, &mut slots).await {
             Ok(Outcome::Granted { stopped }) => {
+                self.teller.begun(tree, &slots.units, &exec.argv, caller.pid);
                 self.begin(&exec, &caller, tree, stopped);
                 self.until_fallen(tree, caller.process, &namespace).await;
+                // Before the units are given back, so that the journal has it in this order.
+                self.teller.ended(tree);
                 tracing::info!(command = exec.command, "a named process has ended");
             }
             Ok(Outcome::Gone) => {}
@@ -302,13 +298,30 @@ impl Holder {
         }
     }
 
-    /// Has the daemon take a unit back.
-    pub async fn take_back(self: Rc<Self>, Returned { unit, granted }: Returned) {
-        if !granted {
-            // The claim may be granted until the daemon notices that nobody waits for it.
-            sleep(NOTICED).await;
+    /// Tells the daemon all that it is to hear, one after the other, until the run has ended.
+    pub async fn tell(&self, mut tidings: UnboundedReceiver<Tiding>) {
+        while let Some(tiding) = tidings.recv().await {
+            match tiding {
+                Tiding::Process(note) => self.note(&note).await,
+                Tiding::Returned(unit) => self.give_back(unit).await,
+                Tiding::RunEnded => break,
+            }
         }
-        self.give_back(unit).await;
+        let ours = self.units.borrow().ours();
+        for unit in ours {
+            self.give_back(unit).await;
+        }
+    }
+
+    /// Has the journal know of a named process.
+    async fn note(&self, note: &NoteProcess) {
+        loop {
+            match self.client.note_process(self.run, note).await {
+                Err(ApiError::NoDaemon(_) | ApiError::Transport(_)) => sleep(TRY_AGAIN).await,
+                Err(error) => return tracing::warn!(%error, "a named process is not journaled"),
+                Ok(()) => return,
+            }
+        }
     }
 
     /// Gives a unit back, to a daemon that may be another one by now.
@@ -322,14 +335,6 @@ impl Holder {
         }
         self.units.borrow_mut().gone(&unit);
         self.changed.notify_waiters();
-    }
-
-    /// The run has ended: gives back what its processes had.
-    pub async fn finish(&self) {
-        let ours = self.units.borrow().ours();
-        for unit in ours {
-            self.give_back(unit).await;
-        }
     }
 }
 
@@ -354,10 +359,9 @@ struct Slots {
 impl Drop for Slots {
     fn drop(&mut self) {
         for unit in std::mem::take(&mut self.units) {
-            let granted = self.holder.units.borrow().has(Some(self.tree), &unit);
+            // Also a claim that was given up: it may have been granted just before.
             if self.holder.units.borrow_mut().leave(self.tree, &unit) {
-                // Nobody takes it where the run has ended, whose units are all given back.
-                let _ = self.holder.returned.send(Returned { unit, granted });
+                self.holder.teller.returned(unit);
             }
         }
         self.holder.units.borrow_mut().fell(self.tree);

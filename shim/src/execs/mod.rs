@@ -18,13 +18,14 @@
 mod caller;
 mod hold;
 mod sys;
+mod tidings;
 mod units;
 
 use crate::error::SandboxError;
 use agentfs_api::types::StartedRun;
 use agentfs_api::{ApiError, PatientClient, Workspace};
 use agentfs_core::process_rules::{Invocation, ProcessRules, concerns, named};
-use agentfs_core::{AgentName, WorkUnit};
+use agentfs_core::{AgentName, RunId, WorkUnit};
 use hold::{Exec, Holder};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -38,6 +39,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use sys::{Listener, Notification};
+use tidings::{Teller, Tiding};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::LocalSet;
@@ -51,6 +53,7 @@ pub struct Execs {
     rules: Arc<ProcessRules>,
     root: PathBuf,
     agent: AgentName,
+    run: RunId,
     client: PatientClient,
     /// Whom the processes belong to, if not to the caller.
     run_as: Option<(u32, u32)>,
@@ -78,6 +81,7 @@ impl Execs {
             rules: Arc::new(started.processes.clone()),
             root: started.root.clone(),
             agent: started.agent.clone(),
+            run: started.run,
             client,
             run_as: started.run_as.filter(|_| nix::unistd::geteuid().is_root()),
         }))
@@ -91,23 +95,24 @@ impl Execs {
         let (held, holding) = unbounded_channel();
         let (agent, client) = (self.agent.clone(), self.client.clone());
         let answering = listener.clone();
-        let run_as = self.run_as;
+        let (run, run_as) = (self.run, self.run_as);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let holder = spawn("agentshim-hold", move || {
             if let Some(Err(error)) = run_as.map(sys::be_taken_for) {
                 tracing::error!(%error, "named processes can't be followed");
             }
-            let (returned, returns) = unbounded_channel();
+            let (teller, tidings) = unbounded_channel();
             let holder = Rc::new(Holder {
                 listener: answering,
                 client,
                 agent,
+                run,
                 inner: Pid::from_raw(inner.cast_signed()),
                 units: RefCell::default(),
                 changed: Notify::new(),
-                returned,
+                teller: Teller::new(teller),
             });
-            LocalSet::new().block_on(&runtime, hold_all(holder, holding, returns));
+            LocalSet::new().block_on(&runtime, hold_all(holder, holding, tidings));
             // What it still looks at may be on a file system that does not answer.
             runtime.shutdown_background();
         })?;
@@ -154,20 +159,15 @@ impl Drop for Watch {
 async fn hold_all(
     holder: Rc<Holder>,
     mut execs: UnboundedReceiver<Exec>,
-    mut returns: UnboundedReceiver<hold::Returned>,
+    tidings: UnboundedReceiver<Tiding>,
 ) {
-    loop {
-        tokio::select! {
-            exec = execs.recv() => match exec {
-                Some(exec) => drop(tokio::task::spawn_local(holder.clone().hold(exec))),
-                None => break,
-            },
-            Some(returned) = returns.recv() => {
-                drop(tokio::task::spawn_local(holder.clone().take_back(returned)));
-            }
-        }
+    let telling = holder.clone();
+    let told = tokio::task::spawn_local(async move { telling.tell(tidings).await });
+    while let Some(exec) = execs.recv().await {
+        drop(tokio::task::spawn_local(holder.clone().hold(exec)));
     }
-    if tokio::time::timeout(FAREWELL, holder.finish()).await.is_err() {
+    holder.teller.run_ended();
+    if tokio::time::timeout(FAREWELL, told).await.is_err() {
         tracing::warn!("the daemon did not hear of the end of named processes");
     }
 }
@@ -229,8 +229,25 @@ impl Heard {
             return None;
         }
         let command = on_one_line(&program, &arguments);
-        Some(Exec { id: exec.id, thread: exec.thread, program, command, units })
+        let argv = command_line(&program, &arguments);
+        Some(Exec { id: exec.id, thread: exec.thread, program, command, argv, units })
     }
+}
+
+/// A command line for the journal, which does not take all of a long one.
+fn command_line(program: &[u8], arguments: &[Vec<u8>]) -> Vec<String> {
+    const ENOUGH: usize = 4096;
+    let mut left = ENOUGH;
+    let mut line = Vec::new();
+    for word in std::iter::once(program).chain(arguments.iter().map(Vec::as_slice)) {
+        if word.len() > left {
+            line.push("...".to_owned());
+            break;
+        }
+        left -= word.len();
+        line.push(String::from_utf8_lossy(word).into_owned());
+    }
+    line
 }
 
 /// A command for people, whose beginning says enough.
@@ -260,5 +277,12 @@ mod tests {
         assert_eq!(line(&["test", "a\nb"]), "cargo test a b");
         let long = line(&["x".repeat(100).as_str()]);
         assert!(long.ends_with("...") && long.len() == 60);
+    }
+
+    #[test]
+    fn a_long_command_line_is_not_journaled_whole() {
+        let words = [b"test".to_vec(), vec![b'x'; 5000], b"more".to_vec()];
+        assert_eq!(command_line(b"/bin/cargo", &words), ["/bin/cargo", "test", "..."]);
+        assert_eq!(command_line(b"/bin/cargo", &words[..1]), ["/bin/cargo", "test"]);
     }
 }

@@ -205,7 +205,10 @@ impl Step<'_> {
             }
             self.end_leases_on(to.agent, &want.unit, LeaseEnd::Upgraded);
             let run = to.run.and_then(|run| self.state().runs.get(&run));
-            let ttl = run.and_then(|run| run.policy.terms(&want.unit).ttl);
+            let ttl = match run {
+                Some(run) => run.policy.terms(&want.unit).ttl,
+                None => self.state().settings.ttl,
+            };
             let lease = Lease {
                 token: Token(self.state().last_token.0 + 1),
                 unit: want.unit.clone(),

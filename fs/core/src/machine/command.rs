@@ -27,6 +27,11 @@ pub enum Command {
         /// Of which run.
         run: RunId,
     },
+    /// A sign of life of whoever holds something without a run.
+    Renew {
+        /// Whose leases it is for.
+        agent: AgentName,
+    },
     /// A process that a rule names has begun in a run, or is gone with all that it started.
     NoteProcess {
         /// Which run's.

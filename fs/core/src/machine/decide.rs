@@ -59,7 +59,11 @@ impl Step<'_> {
                 }
                 Ok(Reply::Done)
             }
-            Command::Heartbeat { run } => self.heartbeat(run),
+            Command::Heartbeat { run } => {
+                let agent = self.state().live_run(run)?.agent.clone();
+                self.renew(agent)
+            }
+            Command::Renew { agent } => self.renew(agent),
             Command::EndRun { run, exit, changed, why } => self.end_run(run, exit, changed, why),
             Command::NoteProcess { run, unit, began, pid } => {
                 let agent = self.state().live_run(run)?.agent.clone();

@@ -5,6 +5,7 @@
 
 use super::moving::{Author, Moved};
 use crate::changeset::Before;
+use crate::config::Span;
 use crate::ids::{AgentName, BaseVersion, ClaimId, RunId, Token};
 use crate::locks::{Claim, Lease, Rank};
 use crate::path::RelPath;
@@ -262,6 +263,9 @@ pub struct Settings {
     /// Of which named units more than one holder is allowed, and how many.
     #[serde(default)]
     pub slots: BTreeMap<WorkUnit, usize>,
+    /// How long leases that no run has claimed outlive the last sign of life, if not the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Span>,
 }
 
 /// A run that another waits for.

@@ -239,6 +239,13 @@ impl State {
         known.map_or(Timestamp::default(), |a| a.last_sign.plus(ttl.map_or(a.ttl, |ttl| ttl.0)))
     }
 
+    /// How long the leases of the agent that end first outlive its last sign of life.
+    pub fn shortest_ttl(&self, agent: &AgentName) -> Result<Duration, Rejection> {
+        let known = self.agent(agent)?;
+        let own = self.locks.ttls_of(agent).flatten().map(|ttl| ttl.0);
+        Ok(own.min().map_or(known.ttl, |own| own.min(known.ttl)))
+    }
+
     /// When the first of the agent's leases ends if it gives no sign of life.
     fn first_lease_ends(&self, agent: &AgentName) -> Option<Timestamp> {
         self.locks.ttls_of(agent).map(|ttl| self.ends(agent, ttl)).min()

@@ -170,13 +170,10 @@ impl Step<'_> {
         Ok(Reply::Done)
     }
 
-    pub(super) fn heartbeat(&mut self, run: RunId) -> Result<Reply, Rejection> {
-        let state = self.state();
-        let agent = state.live_run(run)?.agent.clone();
-        let known = state.agent(&agent)?;
-        let own = state.locks.ttls_of(&agent).flatten().map(|ttl| ttl.0);
-        let shortest = own.min().map_or(known.ttl, |own| own.min(known.ttl));
-        if self.now.since(known.last_sign) >= shortest / RENEWALS_PER_TTL {
+    pub(super) fn renew(&mut self, agent: AgentName) -> Result<Reply, Rejection> {
+        let shortest = self.state().shortest_ttl(&agent)?;
+        let last_sign = self.state().agent(&agent)?.last_sign;
+        if self.now.since(last_sign) >= shortest / RENEWALS_PER_TTL {
             self.emit(Event::Renewed { agent });
         }
         Ok(Reply::Done)

@@ -439,6 +439,23 @@ fn a_run_that_waits_for_units_holds_up_only_those_that_want_the_same() {
 }
 
 #[test]
+fn leases_without_a_run_end_by_the_settings_and_can_be_renewed() {
+    let mut s = Story::default();
+    let settings = Settings { ttl: Some(Span(Duration::from_secs(20))), ..Settings::default() };
+    s.run(Command::Configure(settings)).unwrap();
+    s.claim("operator", "proc:test", Origin::Asked);
+    for secs in (5..=60).step_by(5) {
+        s.at(secs);
+        s.run(Command::Renew { agent: name("operator") }).unwrap();
+    }
+    s.at(79);
+    assert_eq!(s.holders(), ["operator proc:test"]);
+    s.at(80);
+    assert!(s.holders().is_empty());
+    assert!(s.run(Command::Renew { agent: name("nobody") }).is_err());
+}
+
+#[test]
 fn names_are_free_when_their_agent_neither_runs_nor_has_changes() {
     let mut s = Story::default();
     let start = |s: &mut Story| match s.submit(request(None)).unwrap() {
