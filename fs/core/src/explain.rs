@@ -46,7 +46,7 @@ pub fn waits(state: &State, claim: &Claim, now: Timestamp) -> String {
 /// Everything that a claim waits for, each with the way out.
 pub fn reasons(state: &State, claim: &Claim, now: Timestamp) -> Vec<(String, String)> {
     let submission = claim.run.and_then(|run| state.submitted.get(&run));
-    let turns = submission.map(|submission| state.turns(submission)).unwrap_or_default();
+    let turns = submission.map(|s| state.turns(s, claim.place())).unwrap_or_default();
     let turns = turns.into_iter().map(|turn| not_its_turn(state, turn));
     let asks = claim.asks.then(|| {
         let id = claim.id;
@@ -75,7 +75,7 @@ fn not_its_turn(state: &State, turn: Turn) -> (String, String) {
             format!("It is its turn when {run} has ended."),
         ),
         Turn::Parallel(most) => (
-            format!("{most} runs are alive, and max_parallel = {most}"),
+            format!("{most} runs are alive or ahead of it, and max_parallel = {most}"),
             "It is its turn when one of them has ended.".to_owned(),
         ),
     }

@@ -24,6 +24,7 @@ use crate::unit::{Mode, WorkUnit};
 use crate::want::Want;
 use index::UnitIndex;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How a lease or claim came about.
@@ -184,6 +185,14 @@ struct Holdings {
     ttls: BTreeMap<Option<Span>, usize>,
 }
 
+/// What changes seldom, and then for many.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Terms {
+    held_back: BTreeSet<ClaimId>,
+    slots: BTreeMap<WorkUnit, usize>,
+    works_for: BTreeMap<AgentName, AgentName>,
+}
+
 /// Leases and the queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LockTable {
@@ -236,6 +245,11 @@ impl LockTable {
         self.line.iter().map(|place| &self.queue[&place.claim])
     }
 
+    /// Whether nobody in the queue is behind `place`.
+    pub(crate) fn is_last(&self, place: Place) -> bool {
+        self.line.last().is_none_or(|last| *last < place)
+    }
+
     /// The claim with this id, if it still waits.
     pub fn claim(&self, id: ClaimId) -> Option<&Claim> {
         self.queue.get(&id)
@@ -250,6 +264,11 @@ impl LockTable {
     /// The agents that wait.
     pub fn waiting(&self) -> impl Iterator<Item = &AgentName> {
         self.claims_by_agent.keys()
+    }
+
+    /// Whether somebody waits who works for `agent`.
+    pub(crate) fn helper_waits(&self, agent: &AgentName) -> bool {
+        !self.works_for.is_empty() && self.waiting().any(|other| self.works_for(other, agent))
     }
 
     /// The claim that gives up first, and when.
@@ -270,7 +289,7 @@ impl LockTable {
     /// Whether `agent` works for `other`, directly or not: what `other` holds is not in its way.
     pub fn works_for(&self, agent: &AgentName, other: &AgentName) -> bool {
         let mut at = agent;
-        // Nobody works for itself: a run's parent is there before it.
+        // There is no circle: see `set_works_for`.
         while let Some(above) = self.works_for.get(at) {
             if above == other {
                 return true;
@@ -313,8 +332,10 @@ impl LockTable {
     /// What keeps `agent` from having `wants` now, wish by wish: leases of others, and claims of
     /// others that are ahead of `place` (of all, without one).
     ///
-    /// A claim that is ahead does not count if it waits for this very agent, for what that holds
-    /// or for what it claimed earlier: whoever waits for an agent must not also hold that agent up.
+    /// A claim that is ahead does not count if it waits for this very agent (or for one that it
+    /// works for), for what that holds or for what it claimed earlier: whoever waits for an agent
+    /// must not also hold that agent up. (Whoever wants a slot counts as waiting for all who have
+    /// one, also while another is free: so it can't change who waits for whom when one gets free.)
     pub fn blocks(&self, agent: &AgentName, wants: &[Want], place: Option<Place>) -> Vec<Block> {
         let missing = wants.iter().filter(|want| self.held(agent, want).is_none());
         missing.filter_map(|want| self.block(agent, want, place)).collect()
@@ -334,7 +355,7 @@ impl LockTable {
                 let tolerated = slots.is_none() && other.mode.compatible(want.mode);
                 other.unit.overlaps(&want.unit) && !tolerated
             })?;
-            (!self.waits_for(claim, agent)).then(|| Obstacle {
+            (!self.waits_for_its_side(claim, agent)).then(|| Obstacle {
                 agent: claim.agent.clone(),
                 unit: wish.unit.clone(),
                 since: claim.since,
@@ -345,8 +366,12 @@ impl LockTable {
             let is_ahead = place.is_none_or(|place| claim.place() < place);
             is_ahead && self.is_ready(claim.id) && !self.tolerates(&claim.agent, agent)
         });
-        by.extend(ahead.filter_map(against));
-        // Of a counting unit each holder, and each that is ahead, takes one.
+        for obstacle in ahead.filter_map(against) {
+            // Of a counting unit each agent takes one, whether it holds it or is ahead.
+            if slots.is_none() || by.iter().all(|other| other.agent != obstacle.agent) {
+                by.push(obstacle);
+            }
+        }
         let free = slots.unwrap_or(1);
         match slots {
             Some(_) if by.len() < free => None,
@@ -403,8 +428,17 @@ impl LockTable {
         tokens.iter().filter_map(|token| self.leases.get(token)).filter(in_the_way).collect()
     }
 
+    /// Whether `claim` waits for `agent`, or for one that it works for: that one may wait for it.
+    fn waits_for_its_side(&self, claim: &Claim, agent: &AgentName) -> bool {
+        let side = std::iter::successors(Some(agent), |at| self.works_for.get(at));
+        side.into_iter().any(|one| self.waits_for(claim, one))
+    }
+
     /// Whether `agent` is in the way of `claim`: by a lease, or by a claim further ahead.
     fn waits_for(&self, claim: &Claim, agent: &AgentName) -> bool {
+        if self.tolerates(agent, &claim.agent) {
+            return false;
+        }
         let holds = self.by_agent.contains_key(agent);
         let is_ahead = |own: &&Claim| own.place() < claim.place() && self.is_ready(own.id);
         let ahead: Vec<&Claim> = self.claims_of(agent).filter(is_ahead).collect();
@@ -431,6 +465,63 @@ impl LockTable {
         self.is_ready(claim.id)
             && !missing().any(is_taken)
             && missing().all(|want| self.block(&claim.agent, want, Some(claim.place())).is_none())
+    }
+
+    /// The leases that have to end for `agent` to have `want`: of a counting unit the newest, and
+    /// only as many as are too many.
+    pub(crate) fn to_take(&self, agent: &AgentName, want: &Want) -> BTreeSet<Token> {
+        if self.held(agent, want).is_some() {
+            return BTreeSet::new();
+        }
+        let tokens: BTreeSet<Token> =
+            self.against(agent, want).into_iter().map(|lease| lease.token).collect();
+        let spared = self.slots_of(&want.unit).map_or(0, |slots| slots.saturating_sub(1));
+        tokens.into_iter().skip(spared).collect()
+    }
+
+    /// Whether a lease can't be beside the others that there are.
+    pub(crate) fn clashes(&self, lease: &Lease) -> bool {
+        let want = Want { unit: lease.unit.clone(), mode: lease.mode };
+        let others = self.against(&lease.agent, &want);
+        let strangers = others.iter().filter(|other| !self.works_for(&other.agent, &lease.agent));
+        strangers.count() >= self.slots_of(&lease.unit).unwrap_or(1)
+    }
+
+    /// The table as it is if `agent` works for `other`, or for nobody.
+    pub(crate) fn if_works_for(
+        &self,
+        agent: &AgentName,
+        other: Option<&AgentName>,
+    ) -> Cow<'_, Self> {
+        if self.works_for.get(agent) == other {
+            return Cow::Borrowed(self);
+        }
+        let mut table = self.clone();
+        table.set_works_for(agent, other.cloned());
+        Cow::Owned(table)
+    }
+
+    /// What decides who is in whose way beside leases, claims and their order.
+    pub(crate) fn terms(&self) -> Terms {
+        Terms {
+            held_back: self.held_back.clone(),
+            slots: self.slots.clone(),
+            works_for: self.works_for.clone(),
+        }
+    }
+
+    /// The agents that work for others than they did by `before`, with those who work for them.
+    pub(crate) fn parted(&self, before: &Terms) -> Vec<AgentName> {
+        let changed: Vec<&AgentName> = before
+            .works_for
+            .iter()
+            .filter(|(agent, other)| self.works_for.get(agent) != Some(other))
+            .map(|(agent, _)| agent)
+            .collect();
+        let is_concerned = |agent: &&AgentName| {
+            changed.iter().any(|other| agent == other || self.works_for(agent, other))
+        };
+        self.by_agent.keys().filter(is_concerned).cloned().collect()
     }
 
     pub(crate) fn insert(&mut self, lease: Lease) {
@@ -520,10 +611,11 @@ impl LockTable {
         self.slots = slots;
     }
 
+    /// Nobody works for those who work for it, so that there is no circle: who came first counts.
     pub(crate) fn set_works_for(&mut self, agent: &AgentName, other: Option<AgentName>) {
-        match other {
-            Some(other) => self.works_for.insert(agent.clone(), other),
-            None => self.works_for.remove(agent),
-        };
+        self.works_for.remove(agent);
+        if let Some(other) = other.filter(|other| !self.tolerates(agent, other)) {
+            self.works_for.insert(agent.clone(), other);
+        }
     }
 }

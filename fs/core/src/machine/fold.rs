@@ -3,7 +3,7 @@
 
 use super::{
     Agent, ClaimEnd, Event, Exit, INCIDENTS_KEPT, Incident, LeaseEnd, Machine, Outcome, Run, State,
-    Submission, Underway,
+    Underway,
 };
 use crate::changeset::BasedOn;
 use crate::ids::{AgentName, RunId};
@@ -66,6 +66,7 @@ impl State {
             Event::RunQueued { submission } => {
                 self.last_run = self.last_run.max(submission.run);
                 self.submitted.insert(submission.run, (**submission).clone());
+                self.line_up(&submission.agent);
             }
             Event::Configured { settings } => {
                 self.settings = settings.clone();
@@ -116,9 +117,8 @@ impl State {
             Event::Granted { lease } => {
                 self.last_token = self.last_token.max(lease.token);
                 let holder = self.agents.entry(lease.agent.clone()).or_insert_with(|| idle(at));
-                if holder.live.is_none() {
-                    holder.last_sign = at;
-                }
+                // Whoever gets something has asked for it just now, or waits for it.
+                holder.last_sign = at;
                 if let Some(run) = lease.run.and_then(|run| self.runs.get_mut(&run)) {
                     run.units.insert(lease.unit.clone());
                 }
@@ -140,6 +140,7 @@ impl State {
             }
             Event::ClaimMoved { claim, rank, .. } => {
                 self.locks.move_to(*claim, *rank).then_some(()).ok_or_else(|| misfit(claim))?;
+                self.hold_back_runs();
             }
             Event::Approved { claim, .. } => {
                 self.locks.approve(*claim).then_some(()).ok_or_else(|| misfit(claim))?;
@@ -148,6 +149,7 @@ impl State {
                 let claim = self.locks.dequeue(*claim).ok_or_else(|| misfit(claim))?;
                 if claim.origin == Origin::Start && *end != ClaimEnd::Granted {
                     self.submitted.retain(|_, submission| submission.claim != claim.id);
+                    self.line_up(&claim.agent);
                     self.hold_back_runs();
                 }
                 if *end != ClaimEnd::RunEnded {
@@ -222,19 +224,34 @@ impl State {
         agent.sealed = false;
         agent.last_sign = run.started;
         agent.ttl = run.policy.ttl.0;
-        self.locks.set_works_for(&run.agent, run.parent.clone());
         self.submitted.remove(&run.id);
+        let agent = run.agent.clone();
         self.runs.insert(run.id, run);
+        self.line_up(&agent);
         self.hold_back_runs();
     }
 
-    /// Runs whose turn it is not are in nobody's way.
+    /// An agent works for whom its run works: the live one, or else the next, or else the latest.
+    fn line_up(&mut self, agent: &AgentName) {
+        let known = self.agents.get(agent);
+        let is_live = known.is_some_and(|known| known.live.is_some());
+        let next = self.submitted.values().find(|next| !is_live && next.agent == *agent);
+        let latest = known.and_then(|known| self.runs.get(&known.latest?));
+        let parent = next
+            .map_or_else(|| latest.and_then(|run| run.parent.clone()), |next| next.parent.clone());
+        self.locks.set_works_for(agent, parent);
+    }
+
+    /// Runs whose turn it is not are in nobody's way. In the order of the queue, because of runs
+    /// that could start only some may.
     fn hold_back_runs(&mut self) {
-        let turns =
-            |submission: &Submission| (submission.claim, !self.turns(submission).is_empty());
-        let turns: Vec<_> = self.submitted.values().map(turns).collect();
-        for (claim, is_held_back) in turns {
-            self.locks.hold_back(claim, is_held_back);
+        let runs = self.locks.queue().filter(|claim| claim.origin == Origin::Start);
+        let runs: Vec<_> = runs.map(|claim| (claim.place(), claim.run)).collect();
+        for (place, run) in runs {
+            if let Some(submission) = run.and_then(|run| self.submitted.get(&run)) {
+                let is_held_back = !self.turns(submission, place).is_empty();
+                self.locks.hold_back(place.claim, is_held_back);
+            }
         }
     }
 
@@ -249,6 +266,7 @@ impl State {
         let known = self.runs.get_mut(&run).ok_or_else(|| misfit(&run))?;
         known.ended = Some(ended);
         known.outcome = Some(outcome);
+        let name = agent.clone();
         let agent = self.known_mut(agent)?;
         agent.live = None;
         agent.last_sign = ended.0;
@@ -258,6 +276,7 @@ impl State {
         }
         agent.forget_settled();
         self.forget_authors();
+        self.line_up(&name);
         self.hold_back_runs();
         Ok(())
     }

@@ -34,7 +34,7 @@ use crate::changeset::BasedOn;
 use crate::config::Span;
 use crate::estimate::Habits;
 use crate::ids::{AgentName, BaseVersion, ClaimId, RunId, Token};
-use crate::locks::{Lease, LockTable};
+use crate::locks::{Claim, Lease, LockTable, Origin, Place};
 use crate::path::RelPath;
 use crate::plan::Plan;
 use crate::time::Timestamp;
@@ -61,7 +61,7 @@ pub enum Turn {
     SameAgent(RunId),
     /// It starts after this one.
     After(RunId),
-    /// As many runs are alive as may be.
+    /// As many runs are alive, or ahead of it, as may be alive.
     Parallel(usize),
 }
 
@@ -232,8 +232,8 @@ impl State {
         self.locks.ttls_of(agent).map(|ttl| self.ends(agent, ttl)).min()
     }
 
-    /// Whether the run may start as far as turns go: it is not held back by others.
-    pub fn turns(&self, submission: &Submission) -> Vec<Turn> {
+    /// What keeps a run from starting as far as turns go, if its claim is at `place`.
+    pub fn turns(&self, submission: &Submission, place: Place) -> Vec<Turn> {
         let mut turns = Vec::new();
         if let Some(run) = self.agents.get(&submission.agent).and_then(|agent| agent.live) {
             turns.push(Turn::SameAgent(run));
@@ -246,7 +246,13 @@ impl State {
             submission.after.iter().filter(|after| !is_over(after)).map(|a| Turn::After(a.run)),
         );
         let alive = self.agents.values().filter(|agent| agent.live.is_some()).count();
-        if let Some(most) = self.settings.max_parallel.filter(|most| alive >= *most) {
+        // A run that is ahead and waits for units alone has had its turn: its place is kept.
+        let ahead = self.locks.queue().take_while(|claim| claim.place() < place);
+        let is_next =
+            |claim: &&Claim| claim.origin == Origin::Start && self.locks.is_ready(claim.id);
+        if let Some(most) = self.settings.max_parallel
+            && alive + ahead.filter(is_next).count() >= most
+        {
             turns.push(Turn::Parallel(most));
         }
         turns
