@@ -10,10 +10,12 @@
 
 mod deadlock;
 mod index;
+mod lineage;
 mod order;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use lineage::Terms;
 pub use order::{HEAD_START, InvalidPriority, Place, Priority, Rank};
 
 use crate::config::Span;
@@ -24,7 +26,6 @@ use crate::unit::{Mode, WorkUnit};
 use crate::want::Want;
 use index::UnitIndex;
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How a lease or claim came about.
@@ -185,14 +186,6 @@ struct Holdings {
     ttls: BTreeMap<Option<Span>, usize>,
 }
 
-/// What changes seldom, and then for many.
-#[derive(PartialEq, Eq)]
-pub(crate) struct Terms {
-    held_back: BTreeSet<ClaimId>,
-    slots: BTreeMap<WorkUnit, usize>,
-    works_for: BTreeMap<AgentName, AgentName>,
-}
-
 /// Leases and the queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LockTable {
@@ -266,11 +259,6 @@ impl LockTable {
         self.claims_by_agent.keys()
     }
 
-    /// Whether somebody waits who works for `agent`.
-    pub(crate) fn helper_waits(&self, agent: &AgentName) -> bool {
-        !self.works_for.is_empty() && self.waiting().any(|other| self.works_for(other, agent))
-    }
-
     /// The claim that gives up first, and when.
     pub fn next_deadline(&self) -> Option<(Timestamp, ClaimId)> {
         self.deadlines.first().copied()
@@ -284,19 +272,6 @@ impl LockTable {
     /// How many may hold the unit at once, if it is a counting unit.
     pub fn slots_of(&self, unit: &WorkUnit) -> Option<usize> {
         self.slots.get(unit).copied()
-    }
-
-    /// Whether `agent` works for `other`, directly or not: what `other` holds is not in its way.
-    pub fn works_for(&self, agent: &AgentName, other: &AgentName) -> bool {
-        let mut at = agent;
-        // There is no circle: see `set_works_for`.
-        while let Some(above) = self.works_for.get(at) {
-            if above == other {
-                return true;
-            }
-            at = above;
-        }
-        false
     }
 
     /// The agent's lease that already gives it `want`.
@@ -407,11 +382,6 @@ impl LockTable {
             && !below(Box::new(self.wanted.agents_below(&unit, Mode::Exclusive)))
     }
 
-    /// Whether what `holder` has is not in the way of `agent`.
-    fn tolerates(&self, holder: &AgentName, agent: &AgentName) -> bool {
-        holder == agent || self.works_for(agent, holder)
-    }
-
     /// The leases of others that `want` of `agent` can't be beside.
     fn against(&self, agent: &AgentName, want: &Want) -> Vec<&Lease> {
         let counts = self.slots.contains_key(&want.unit);
@@ -426,12 +396,6 @@ impl LockTable {
             tokens.extend(self.held.below(&want.unit));
         }
         tokens.iter().filter_map(|token| self.leases.get(token)).filter(in_the_way).collect()
-    }
-
-    /// Whether `claim` waits for `agent`, or for one that it works for: that one may wait for it.
-    fn waits_for_its_side(&self, claim: &Claim, agent: &AgentName) -> bool {
-        let side = std::iter::successors(Some(agent), |at| self.works_for.get(at));
-        side.into_iter().any(|one| self.waits_for(claim, one))
     }
 
     /// Whether `agent` is in the way of `claim`: by a lease, or by a claim further ahead.
@@ -477,51 +441,6 @@ impl LockTable {
             self.against(agent, want).into_iter().map(|lease| lease.token).collect();
         let spared = self.slots_of(&want.unit).map_or(0, |slots| slots.saturating_sub(1));
         tokens.into_iter().skip(spared).collect()
-    }
-
-    /// Whether a lease can't be beside the others that there are.
-    pub(crate) fn clashes(&self, lease: &Lease) -> bool {
-        let want = Want { unit: lease.unit.clone(), mode: lease.mode };
-        let others = self.against(&lease.agent, &want);
-        let strangers = others.iter().filter(|other| !self.works_for(&other.agent, &lease.agent));
-        strangers.count() >= self.slots_of(&lease.unit).unwrap_or(1)
-    }
-
-    /// The table as it is if `agent` works for `other`, or for nobody.
-    pub(crate) fn if_works_for(
-        &self,
-        agent: &AgentName,
-        other: Option<&AgentName>,
-    ) -> Cow<'_, Self> {
-        if self.works_for.get(agent) == other {
-            return Cow::Borrowed(self);
-        }
-        let mut table = self.clone();
-        table.set_works_for(agent, other.cloned());
-        Cow::Owned(table)
-    }
-
-    /// What decides who is in whose way beside leases, claims and their order.
-    pub(crate) fn terms(&self) -> Terms {
-        Terms {
-            held_back: self.held_back.clone(),
-            slots: self.slots.clone(),
-            works_for: self.works_for.clone(),
-        }
-    }
-
-    /// The agents that work for others than they did by `before`, with those who work for them.
-    pub(crate) fn parted(&self, before: &Terms) -> Vec<AgentName> {
-        let changed: Vec<&AgentName> = before
-            .works_for
-            .iter()
-            .filter(|(agent, other)| self.works_for.get(agent) != Some(other))
-            .map(|(agent, _)| agent)
-            .collect();
-        let is_concerned = |agent: &&AgentName| {
-            changed.iter().any(|other| agent == other || self.works_for(agent, other))
-        };
-        self.by_agent.keys().filter(is_concerned).cloned().collect()
     }
 
     pub(crate) fn insert(&mut self, lease: Lease) {
@@ -609,13 +528,5 @@ impl LockTable {
 
     pub(crate) fn set_slots(&mut self, slots: BTreeMap<WorkUnit, usize>) {
         self.slots = slots;
-    }
-
-    /// Nobody works for those who work for it, so that there is no circle: who came first counts.
-    pub(crate) fn set_works_for(&mut self, agent: &AgentName, other: Option<AgentName>) {
-        self.works_for.remove(agent);
-        if let Some(other) = other.filter(|other| !self.tolerates(agent, other)) {
-            self.works_for.insert(agent.clone(), other);
-        }
     }
 }
