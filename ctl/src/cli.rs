@@ -1,8 +1,8 @@
 //! What can be typed: the global flags and the list of commands.
 
 use crate::commands::{
-    Agents, Apply, Claim, Completions, Diff, Discard, Explain, Locks, Log, Man, Queue, Recover,
-    Release, Run, Runs, Sync,
+    Agents, Apply, Claim, Completions, Diff, Discard, Explain, Locks, Log, Man, Queue, Radar,
+    Recover, Release, Run, Runs, Sync, With,
 };
 use crate::error::Error;
 use crate::{exit, output};
@@ -42,8 +42,10 @@ enum Command {
     Discard(Discard),
     Claim(Claim),
     Release(Release),
+    With(With),
     Sync(Sync),
     Explain(Explain),
+    Radar(Radar),
     Recover(Recover),
     Completions(Completions),
     Man(Man),
@@ -74,8 +76,10 @@ impl Command {
             Self::Discard(command) => command.run(global),
             Self::Claim(command) => command.run(global),
             Self::Release(command) => command.run(global),
+            Self::With(command) => command.run(global),
             Self::Sync(command) => command.run(global),
             Self::Explain(command) => command.run(global),
+            Self::Radar(command) => command.run(global),
             Self::Recover(command) => command.run(global),
             Self::Completions(command) => command.run(global),
             Self::Man(command) => command.run(global),

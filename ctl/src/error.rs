@@ -3,8 +3,8 @@
 use crate::exit::Exit;
 use agentfs_api::types::ErrorCode;
 use agentfs_api::{ApiError, LocateError};
-use agentfs_core::AgentName;
 use agentfs_core::unit::InvalidUnit;
+use agentfs_core::{AgentName, WorkUnit};
 use std::io;
 use std::path::PathBuf;
 
@@ -65,6 +65,17 @@ pub enum Error {
         /// The agents that were not tried.
         left: Vec<AgentName>,
     },
+    /// Another `agentctl with` of the same agent holds the unit.
+    #[error(
+        "{0} is held by another `agentctl with` of the same caller, and the wait is over; wait for its command to end"
+    )]
+    SameCaller(WorkUnit),
+    /// A signal came before there was a command to pass it on to.
+    #[error("interrupted before the command was started")]
+    Interrupted(u8),
+    /// Signals could not be taken.
+    #[error("signals can't be passed on: {0}")]
+    Signals(nix::errno::Errno),
     /// The current directory is gone or can't be read.
     #[error("the current directory can't be read ({0}); change to another one")]
     CurrentDir(io::Error),
@@ -99,8 +110,11 @@ impl Error {
             }
             Self::Outside { .. } | Self::Unit(_) | Self::NeedsYes => Exit::Usage,
             Self::NotApplied { .. } => Exit::Refused,
+            Self::SameCaller(_) => Exit::TimedOut,
             Self::Stopped { source, .. } => source.exit(),
             Self::Declined
+            | Self::Interrupted(_)
+            | Self::Signals(_)
             | Self::CurrentDir(_)
             | Self::Output(_)
             | Self::Write { .. }

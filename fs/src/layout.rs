@@ -6,7 +6,8 @@
 //! STATE/mountpoint              where the views of the daemon that serves, or that died, are
 //! STATE/agents/NAME/delta/      the agent's changes, in overlayfs's on-disk format
 //! STATE/agents/NAME/work/       overlayfs's work directory
-//! STATE/agents/NAME/mounts/     work directories of the run's scratch mounts, by number
+//! STATE/agents/NAME/mounts/     work directories of the run's scratch mounts, by number, and which
+//!                               they are (`paths`, each with a NUL at its end)
 //! STATE/agents/NAME/pins/       old versions of base that the agent's view still shows, and the
 //!                               snapshot of base's `.git` that its own `.git` is a delta over
 //! STATE/agents/NAME/home/       the agent's home
@@ -18,7 +19,7 @@
 
 use crate::view::Owner;
 use agentfs_api::Workspace;
-use agentfs_core::AgentName;
+use agentfs_core::{AgentName, RelPath};
 use rustix::fs::{Gid, Uid};
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -78,20 +79,47 @@ impl AgentDirs {
         Ok(())
     }
 
-    /// Makes empty work directories for `count` scratch mounts, and one to lie below those that
-    /// base has nothing for; what the last run's mounts have left there goes first. Says where
-    /// the layers are.
+    /// Makes empty work directories for the scratch mounts at `paths`, and one to lie below those
+    /// that base has nothing for, and notes where they are; what the last run's mounts have left
+    /// there goes first. Says where the layers are.
     ///
     /// Only for an agent without a live run.
-    pub fn make_mounts(&self, count: usize) -> io::Result<&Path> {
+    pub fn make_mounts(&self, paths: &[RelPath]) -> io::Result<&Path> {
         remove_work(&self.mounts)?;
-        if count > 0 {
-            make_private(&self.mounts.join("empty"))?;
+        if paths.is_empty() {
+            return Ok(&self.top);
         }
-        for number in 0..count {
+        make_private(&self.mounts.join("empty"))?;
+        for number in 0..paths.len() {
             make_private(&self.mounts.join(number.to_string()))?;
         }
+        self.note_mounts(paths)?;
         Ok(&self.top)
+    }
+
+    /// Notes where scratch is mounted while the run lives: a daemon that takes over must know.
+    pub fn note_mounts(&self, paths: &[RelPath]) -> io::Result<()> {
+        let lines = paths.iter().flat_map(|path| [path.as_bytes(), b"\0"]);
+        std::fs::write(self.mounts_note(), lines.collect::<Vec<_>>().concat())
+    }
+
+    /// Where scratch is mounted past the view of the run that lives, or did under the last daemon.
+    pub fn noted_mounts(&self) -> Vec<RelPath> {
+        let noted = std::fs::read(self.mounts_note()).unwrap_or_default();
+        let paths = noted.split(|byte| *byte == 0).filter(|path| !path.is_empty());
+        paths.filter_map(|path| RelPath::from_bytes(path).ok()).collect()
+    }
+
+    /// Nothing is mounted any more.
+    pub fn forget_mounts(&self) -> io::Result<()> {
+        match std::fs::remove_file(self.mounts_note()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn mounts_note(&self) -> PathBuf {
+        self.mounts.join("paths")
     }
 }
 

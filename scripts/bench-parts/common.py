@@ -10,7 +10,9 @@ from pathlib import Path
 
 PARTS = Path(__file__).resolve().parent
 CHECKOUT = PARTS.parent.parent
-PROGRAMS = CHECKOUT / "target" / "release"
+# Which agentfs is measured: another one, if this is set, else the release build of this checkout.
+OTHERS = os.environ.get("AGENTFS_PROGRAMS")
+PROGRAMS = Path(OTHERS) if OTHERS else CHECKOUT / "target" / "release"
 
 # Where fixtures are made: a disk, as a repository's is, that every user can reach.
 SCRATCH = "/var/tmp"
@@ -21,6 +23,8 @@ def fail(why):
 
 
 def build():
+    if OTHERS:
+        return
     packages = [f"--package={name}" for name in ("agentfs", "agentshim", "agentctl")]
     command = ["cargo", "build", "--release", "--quiet", "--bins", *packages]
     if subprocess.run(command, cwd=CHECKOUT).returncode != 0:

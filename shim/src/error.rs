@@ -68,6 +68,14 @@ pub enum SandboxError {
         "the system call filter could not be installed: {0}; use a kernel with CONFIG_SECCOMP_FILTER"
     )]
     Seccomp(String),
+    /// Execs can't be heard of.
+    #[error("the named processes of agentfs.toml can't be seen: {}; {}", .0, listener_remedy(*.0))]
+    ProcessesUnseen(Errno),
+    /// The limit by which process trees are told apart is in use.
+    #[error(
+        "the named processes of agentfs.toml can't be followed, because RLIMIT_RTTIME is limited; lift it with `ulimit -HS -R unlimited` (as root), or take `rttime` out of /etc/security/limits.conf"
+    )]
+    ProcessesUnmarked,
     /// No pseudo-terminal.
     #[error("no terminal could be made inside the sandbox: {0}")]
     Terminal(std::io::Error),
@@ -83,6 +91,17 @@ pub enum SandboxError {
         /// What the kernel said.
         cause: Errno,
     },
+}
+
+fn listener_remedy(cause: Errno) -> &'static str {
+    match cause {
+        Errno::EBUSY => {
+            "something around this machine or container listens to system calls already; take the rules out and use `agentctl with proc:NAME -- CMD`"
+        }
+        _ => {
+            "use Linux 5.19 or newer, or take the rules out and use `agentctl with proc:NAME -- CMD`"
+        }
+    }
 }
 
 fn namespace_remedy(cause: Errno) -> &'static str {

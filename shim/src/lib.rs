@@ -4,7 +4,7 @@
 //! at the host), a list of steps ([`plan`], pure), and their execution ([`apply`], one file per
 //! mechanism, in a process of its own). [`sandbox`] is the outer side of that process, with the
 //! user's [`terminal`] and [`signals`]; [`run`] ties them to the daemon, and [`keeper`] to the next
-//! one if it dies.
+//! one if it dies. [`execs`] holds the processes that are work units until they may run.
 //!
 //! It never decides about locks or versions: that is the daemon's. And it never runs a command
 //! in less than the whole sandbox: where a layer can't be had it refuses and says why.
@@ -13,6 +13,7 @@ pub mod apply;
 pub mod cli;
 pub mod env;
 pub mod error;
+pub mod execs;
 pub mod keeper;
 pub mod plan;
 pub mod probe;

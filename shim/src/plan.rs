@@ -30,6 +30,8 @@ pub struct Plan {
     pub writable: Vec<PathBuf>,
     /// How the command meets the terminal.
     pub stdio: Stdio,
+    /// Whether the outer process hears of every exec, and decides about it.
+    pub execs_are_heard: bool,
     /// The working directory.
     pub cwd: PathBuf,
     /// The command.
@@ -173,10 +175,19 @@ impl Plan {
             become_user,
             writable: writable(spec),
             stdio,
+            execs_are_heard: false,
             cwd: spec.cwd.clone(),
             argv: spec.argv.clone(),
             env: spec.env.clone(),
         }
+    }
+}
+
+impl Plan {
+    /// The same, where the outer process hears of every exec if `heard`.
+    #[must_use]
+    pub fn with_execs_heard(self, heard: bool) -> Self {
+        Self { execs_are_heard: heard, ..self }
     }
 }
 

@@ -14,6 +14,7 @@ use agentfs_api::Workspace;
 use agentfs_api::types::{Check, ScratchOwner, StartedRun, Verdict};
 use agentfs_core::config::Span;
 use agentfs_core::machine::Exit;
+use agentfs_core::process_rules::ProcessRules;
 use agentfs_core::{AgentName, RelPath, RunId};
 use procfs::process::Process;
 use std::io;
@@ -304,7 +305,7 @@ fn try_sandbox() -> Result<Ended, RunError> {
     let started = place.started()?;
     let spec = Spec::gather(&started, vec!["true".into()], &[])?;
     let sandbox = Sandbox::launch(&Plan::of(&spec, Stdio::Inherited))?;
-    Ok(sandbox.supervise(&signals, |_| {})?)
+    Ok(sandbox.supervise(&signals, None, |_| {})?)
 }
 
 /// Everything that a sandbox shows of a workspace, empty; gone when dropped.
@@ -349,6 +350,7 @@ impl Place {
             heartbeat: Span(Duration::from_secs(10)),
             scratch: None,
             places: Vec::new(),
+            processes: ProcessRules::new(),
         })
     }
 }

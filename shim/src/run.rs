@@ -3,6 +3,7 @@
 use crate::cli::{Confine, Run};
 use crate::env::SOCKET_INSIDE;
 use crate::error::SandboxError;
+use crate::execs::Execs;
 use crate::keeper::{self, Keeper};
 use crate::plan::{Plan, Stdio};
 use crate::sandbox::{Ended, Sandbox};
@@ -119,6 +120,9 @@ fn why_not_executed(cause: Errno) -> &'static str {
         Errno::ENOEXEC => {
             "is no program for this machine; a script needs a first line such as #!/bin/sh"
         }
+        Errno::EBUSY => {
+            "is a named process that another has at the moment; `agentctl explain` says who"
+        }
         Errno::E2BIG => "has too long a command line or environment; shorten it",
         other => other.desc(),
     }
@@ -160,7 +164,9 @@ pub fn run(args: Run) -> Result<ExitCode, RunError> {
     let keeper = Keeper::start(client.clone(), workspace.clone(), started.clone());
     let ended = keeper.map_err(|cause| SandboxError::Start(cause).into()).and_then(|keeper| {
         let private = private(&workspace);
-        confined(&started, args.argv.clone(), &private, &signals, Some(&keeper), tell)
+        let execs = Execs::of(&started, &workspace)?;
+        let outside = Outside { private: &private, keeper: Some(&keeper), execs: execs.as_ref() };
+        confined(&started, args.argv.clone(), outside, &signals, tell)
     });
     let mut report = end(&client, started.run, ended.as_ref(), args.quiet, args.json);
     // Also where the daemon was killed while it was asked.
@@ -192,7 +198,9 @@ pub fn confine(args: &Confine) -> Result<ExitCode, RunError> {
             anstream::eprintln!("agentshim: {path} is not mounted past the view: {why}");
         }
     };
-    let ended = confined(&started, args.argv.clone(), &private(&workspace), &signals, None, tell);
+    let private = private(&workspace);
+    let outside = Outside { private: &private, keeper: None, execs: None };
+    let ended = confined(&started, args.argv.clone(), outside, &signals, tell);
     exit_code(&args.argv, ended)
 }
 
@@ -207,12 +215,22 @@ fn private(workspace: &Workspace) -> Vec<PathBuf> {
     [above(&workspace.state_dir), above(&workspace.runtime_dir)].into_iter().flatten().collect()
 }
 
+/// What goes on around a sandbox.
+#[derive(Clone, Copy)]
+struct Outside<'a> {
+    /// What it may not show.
+    private: &'a [PathBuf],
+    /// Who gives it the next daemon's view.
+    keeper: Option<&'a Keeper>,
+    /// Who decides about its named processes.
+    execs: Option<&'a Execs>,
+}
+
 fn confined(
     started: &StartedRun,
     argv: Vec<OsString>,
-    private: &[PathBuf],
+    Outside { private, keeper, execs }: Outside<'_>,
     signals: &Signals,
-    keeper: Option<&Keeper>,
     unmounted: impl FnMut(Vec<(RelPath, String)>),
 ) -> Result<Ended, RunError> {
     let spec = Spec::gather(started, argv, private)?;
@@ -221,11 +239,12 @@ fn confined(
     } else {
         Stdio::Inherited
     };
-    let sandbox = Sandbox::launch(&Plan::of(&spec, stdio))?;
+    let plan = Plan::of(&spec, stdio).with_execs_heard(execs.is_some());
+    let sandbox = Sandbox::launch(&plan)?;
     if let Some(keeper) = keeper {
         keeper.knows(sandbox.process().map_err(SandboxError::Start)?);
     }
-    Ok(sandbox.supervise(signals, unmounted)?)
+    Ok(sandbox.supervise(signals, execs, unmounted)?)
 }
 
 /// Tells the daemon how it ended, and the user what that means.

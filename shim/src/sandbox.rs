@@ -3,6 +3,7 @@
 
 use crate::apply::Handover;
 use crate::error::SandboxError;
+use crate::execs::{Execs, Watch};
 use crate::plan::Plan;
 use crate::signals::Signals;
 use crate::terminal::{RawMode, Relay, copy_size};
@@ -36,6 +37,8 @@ pub struct Sandbox {
     channel: Channel,
     /// Scratch directories that are not mounted, as far as they are told.
     unmounted: Vec<(RelPath, String)>,
+    /// What decides about execs, where somebody does.
+    watch: Option<Watch>,
 }
 
 impl Sandbox {
@@ -59,7 +62,7 @@ impl Sandbox {
                 .args(handover.arguments())
                 .env_clear()
                 .spawn()?;
-            Ok(Self { inner, channel: ours, unmounted: Vec::new() })
+            Ok(Self { inner, channel: ours, unmounted: Vec::new(), watch: None })
         };
         launch().map_err(SandboxError::Start)
     }
@@ -72,10 +75,12 @@ impl Sandbox {
     }
 
     /// Stays until the command and everything that came from it has ended. Blocks. Tells
-    /// `unmounted` of the scratch directories that are not mounted, and why.
+    /// `unmounted` of the scratch directories that are not mounted, and why. `execs` decides
+    /// about execs, where the plan says that they are heard.
     pub fn supervise(
         mut self,
         signals: &Signals,
+        execs: Option<&Execs>,
         mut unmounted: impl FnMut(Vec<(RelPath, String)>),
     ) -> Result<Ended, SandboxError> {
         let mut terminal = None;
@@ -89,7 +94,7 @@ impl Sandbox {
                 self.pass_on(signal, terminal.as_ref());
             }
             if ready.channel.intersects(READABLE)
-                && let Some(ended) = self.listen(&mut terminal, &mut unmounted)?
+                && let Some(ended) = self.listen(&mut terminal, execs, &mut unmounted)?
             {
                 break ended;
             }
@@ -106,6 +111,7 @@ impl Sandbox {
     fn listen(
         &mut self,
         terminal: &mut Option<Terminal>,
+        execs: Option<&Execs>,
         unmounted: &mut impl FnMut(Vec<(RelPath, String)>),
     ) -> Result<Option<Ended>, SandboxError> {
         let message = self.channel.receive::<FromInit>().map_err(SandboxError::Start)?;
@@ -120,6 +126,11 @@ impl Sandbox {
                 if !self.unmounted.is_empty() {
                     unmounted(std::mem::take(&mut self.unmounted));
                 }
+                Ok(None)
+            }
+            Some((FromInit::Execs, Some(listener))) => {
+                let watch = execs.map(|execs| execs.watch(listener, self.inner.id()));
+                self.watch = watch.transpose().map_err(SandboxError::Start)?;
                 Ok(None)
             }
             Some((FromInit::NotExecuted(errno), _)) => {
@@ -140,7 +151,7 @@ impl Sandbox {
                 self.tell(ToInit::Resume);
                 Ok(None)
             }
-            Some((FromInit::Terminal, None)) => {
+            Some((FromInit::Terminal | FromInit::Execs, None)) => {
                 Err(SandboxError::Terminal(io::ErrorKind::InvalidData.into()))
             }
         }

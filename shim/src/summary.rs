@@ -48,6 +48,9 @@ pub fn end(summary: &RunSummary) -> String {
     for conflict in &summary.conflicts {
         line(&mut text, format_args!("{RED}conflict:{RED:#} {}", conflict.text));
     }
+    for read in summary.stale.iter().take(MOST_FILES) {
+        line(&mut text, format_args!("{YELLOW}built on:{YELLOW:#} {}", read.text));
+    }
     outcome(&mut text, summary);
     text
 }
@@ -148,6 +151,7 @@ mod tests {
             }],
             outcome,
             conflicts: Vec::new(),
+            stale: Vec::new(),
         }
     }
 

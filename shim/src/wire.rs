@@ -34,6 +34,8 @@ pub enum FromInit {
     AllMounted,
     /// The master of the sandbox's terminal comes with this message.
     Terminal,
+    /// What hears of every exec comes with this message, from the process that becomes the command.
+    Execs,
     /// The command's file could not be executed: the errno.
     NotExecuted(i32),
     /// The command's job was stopped, as by Ctrl-Z.

@@ -3,7 +3,7 @@
 use agentfs_tests::{World, in_both_worlds};
 use std::collections::BTreeSet;
 
-in_both_worlds!(fifty_agents_work_at_once);
+in_both_worlds!(fifty_agents_work_at_once, views_need_little_memory);
 
 const AGENTS: usize = 50;
 
@@ -36,4 +36,37 @@ fn fifty_agents_work_at_once(world: &World) {
     }
     assert_eq!(world.status().base_version.0, AGENTS as u64);
     assert!(world.locks().is_empty() && world.recover().is_empty());
+}
+
+/// In KiB: a view's threads and tables, and much less than the buffers that the FUSE library has.
+const MOST_FOR_A_VIEW: u64 = 1 << 10;
+
+fn resident(world: &World) -> u64 {
+    let all = world.cmd(["cat", &format!("/proc/{}/smaps_rollup", world.status().pid)]).as_root();
+    let all = all.ok().out();
+    let line = all.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse().unwrap_or_else(|_| panic!("no Rss: {all}"))
+}
+
+fn views_need_little_memory(world: &World) {
+    const VIEWS: u64 = 20;
+    world.fs("mount").ok();
+    // Once a view's buffers were freed, the allocator would like to keep the next ones itself.
+    world.agent("first").run("true").exits(0);
+    world.cmd(["fusermount3", "-u"]).arg(world.view("first")).ok();
+    let before = resident(world);
+    let mut agents: Vec<_> = (0..VIEWS)
+        .map(|n| world.agent(&format!("agent{n}")).start("cat src/a.txt; tell ready; await all"))
+        .collect();
+    for agent in &mut agents {
+        agent.hears("ready");
+    }
+    let grown = resident(world).saturating_sub(before);
+    for agent in &agents {
+        agent.tells("all");
+    }
+    for agent in agents {
+        agent.finish().exits(0);
+    }
+    assert!(grown < VIEWS * MOST_FOR_A_VIEW, "{VIEWS} views need {grown} KiB");
 }

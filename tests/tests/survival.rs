@@ -8,6 +8,9 @@ in_both_worlds!(
     nothing_hangs_when_the_daemon_is_killed,
     a_live_sandbox_gets_its_view_back,
     what_was_read_before_must_be_read_again,
+    scratch_is_still_there,
+    who_stands_in_scratch_shares_it_with_the_new_view,
+    a_run_whose_daemon_died_too_leaves_no_directories_made_for_mounts,
     the_next_daemon_serves_at_the_same_mountpoint,
     a_daemon_that_is_ended_on_purpose_is_not_started_again,
     a_run_that_ends_without_a_daemon_is_recorded_by_a_new_one,
@@ -118,6 +121,80 @@ fn what_was_read_before_must_be_read_again(world: &World) {
     assert!(!world.repo().join("src/b.txt").exists());
 }
 
+fn scratch_is_still_there(world: &World) {
+    world.sh("mkdir -p target/debug; echo warm >target/debug/out; echo b >target/b").ok();
+    let mut alice = world.agent("alice").start(
+        "stat -f -c %T target; echo mine >target/mine; echo changed >target/debug/out; rm target/b
+         exec 3>>target/log; tell wrote; await taken-over
+         echo kept >&3 || exit 41
+         cd \"$PWD\" || exit 42
+         stat -f -c %T target | grep overlayfs && exit 43
+         cat target/mine target/debug/out target/log || exit 44
+         test ! -e target/b || exit 45
+         echo after >target/after && echo more >>target/mine && rm target/log || exit 46
+         tell wrote-again; await checked
+         rm -rf target && mkdir target && echo new >target/new && ls target || exit 47
+         echo real >real.txt || exit 48",
+    );
+    alice.hears("wrote");
+    kill_daemon(world);
+    eventually("it is taken over", || alice.stderr().contains("its view is back").then_some(()));
+    alice.tells("taken-over");
+    alice.hears("wrote-again");
+    let delta = world.states()[0].join("agents/alice/delta/target");
+    let text = |name: &str| std::fs::read_to_string(delta.join(name)).unwrap_or_default();
+    assert_eq!(text("mine") + &text("after") + &text("log"), "mine\nmore\nafter\n");
+    alice.tells("checked");
+    let done = alice.finish().exits(0);
+    assert_eq!(done.out(), "overlayfs\nmine\nchanged\nkept\nnew\n", "{done}");
+    assert_eq!(world.base("real.txt"), "real\n");
+    assert_eq!(world.base("target/debug/out") + &world.base("target/b"), "warm\nb\n");
+    let again = world.agent("alice").run("stat -f -c %T target; cat target/*").exits(0);
+    assert_eq!(again.out(), "overlayfs\nnew\n", "mounted again: {again}");
+}
+
+fn who_stands_in_scratch_shares_it_with_the_new_view(world: &World) {
+    world.sh("mkdir -p target/deps; echo old >target/deps/old").ok();
+    let mut alice = world.agent("alice").start(
+        "(cd target; stat -f -c %T .; tell stands; await write
+          echo overlay >made; echo overlay >deps/overlay; tell wrote) &
+         await look; cd \"$PWD\"; ls target target/deps >/dev/null; cat target/deps/old || exit 41
+         tell looked; await go-on
+         echo view >target/deps/view || exit 42
+         for _ in $(seq 100); do test -e target/made && break; sleep 0.05; done
+         cat target/made target/deps/overlay target/deps/view || exit 43",
+    );
+    alice.hears("stands");
+    kill_daemon(world);
+    eventually("it is taken over", || alice.stderr().contains("its view is back").then_some(()));
+    // The new view knows the directory before the old mount makes it in the delta.
+    alice.tells("look");
+    alice.hears("looked");
+    alice.tells("write");
+    alice.hears("wrote");
+    alice.tells("go-on");
+    let done = alice.finish().exits(0);
+    assert_eq!(done.out(), "overlayfs\nold\noverlay\noverlay\nview\n", "{done}");
+    let again = world.agent("alice").run("ls target target/deps").exits(0);
+    assert_eq!(again.out(), "target:\ndeps\nmade\n\ntarget/deps:\nold\noverlay\nview\n");
+}
+
+fn a_run_whose_daemon_died_too_leaves_no_directories_made_for_mounts(world: &World) {
+    world.sh("mkdir -p target/debug; echo warm >target/debug/out").ok();
+    let mut alice = world.agent("alice").start("stat -f -c %T target; tell begun; await never");
+    alice.hears("begun");
+    let delta = world.states()[0].join("agents/alice/delta/target");
+    assert!(delta.exists());
+    let pid = world.status().pid;
+    world.signal(pid, "STOP");
+    alice.signal("KILL");
+    alice.finish();
+    world.signal(pid, "KILL");
+    eventually("the daemon is dead", || (!world.is_running(pid)).then_some(()));
+    world.fs("mount").ok();
+    assert!(!delta.exists(), "nothing was written there");
+}
+
 fn the_next_daemon_serves_at_the_same_mountpoint(world: &World) {
     let place = world.path().join("files/views");
     world.fs(&format!("mount . {}", place.display())).ok();
@@ -135,6 +212,8 @@ fn the_next_daemon_serves_at_the_same_mountpoint(world: &World) {
     alice.finish().exits(0);
     world.fs("unmount").ok();
     assert_eq!(world.mounted_views(), [""; 0]);
+    let left = std::fs::read_dir(&place).map(Iterator::count);
+    assert_eq!(left.ok(), Some(0), "no directory of a view is left");
     world.fs("mount").ok();
     assert!(!world.status().mountpoint.starts_with(&place), "it was ended on purpose");
 }

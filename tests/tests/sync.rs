@@ -127,6 +127,8 @@ fn an_agent_syncs_its_own_view_and_no_other(world: &World) {
     assert_eq!(all, "alice's view is at v1: 0 paths moved\n");
     alice.tells("end");
     alice.finish().exits(0);
+    let none = world.ctl("sync --all").ok();
+    assert!(none.out().is_empty() && none.err().contains("no agent runs"), "{none}");
 }
 
 fn a_sync_after_many_looks_shows_the_new_version_at_once(world: &World) {

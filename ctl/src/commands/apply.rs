@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::session::Session;
 use crate::{output, report};
 use agentfs_api::Client;
-use agentfs_api::types::{Outcome, Settled};
+use agentfs_api::types::{ApplyChanges, Outcome, Settled};
 use agentfs_core::AgentName;
 
 /// Make an agent's changes part of the repository, whole or not at all
@@ -19,23 +19,28 @@ pub struct Apply {
     /// Whose changes
     #[arg(required = true, value_name = "AGENT")]
     agents: Vec<AgentName>,
+    /// Also where isolation = "serializable", and what a run has read has changed since
+    #[arg(long)]
+    stale: bool,
 }
 
 impl Run for Apply {
     fn run(self, global: &Global) -> Result<(), Error> {
         let client = Session::open(global)?.client;
         for (done, agent) in self.agents.iter().enumerate() {
-            apply(global, &client, agent).map_err(|error| match &self.agents[done + 1..] {
-                [] => error,
-                left => Error::Stopped { source: Box::new(error), left: left.to_vec() },
+            apply(global, &client, agent, self.stale).map_err(|error| {
+                match &self.agents[done + 1..] {
+                    [] => error,
+                    left => Error::Stopped { source: Box::new(error), left: left.to_vec() },
+                }
             })?;
         }
         Ok(())
     }
 }
 
-fn apply(global: &Global, client: &Client, agent: &AgentName) -> Result<(), Error> {
-    let settled = client.apply(agent)?;
+fn apply(global: &Global, client: &Client, agent: &AgentName, stale: bool) -> Result<(), Error> {
+    let settled = client.apply(agent, ApplyChanges { stale })?;
     let Settled { agent, outcome, .. } = &settled;
     if let Outcome::Pending { why } = outcome {
         if global.json {

@@ -11,10 +11,12 @@ mod locks;
 mod log;
 mod man;
 mod queue;
+mod radar;
 mod recover;
 mod release;
 mod runs;
 mod sync;
+mod with;
 
 pub use agents::Agents;
 pub use apply::Apply;
@@ -27,10 +29,12 @@ pub use locks::Locks;
 pub use log::Log;
 pub use man::Man;
 pub use queue::Queue;
+pub use radar::Radar;
 pub use recover::Recover;
 pub use release::Release;
 pub use runs::Runs;
 pub use sync::Sync;
+pub use with::With;
 
 use crate::cli::Global;
 use crate::error::Error;

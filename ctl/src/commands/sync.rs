@@ -35,7 +35,12 @@ impl Run for Sync {
             return output::show(global, &synced, report::sync::synced);
         }
         let runs = |state| matches!(state, AgentState::Running | AgentState::Waiting);
-        for agent in client.agents()?.into_iter().filter(|agent| runs(agent.state)) {
+        let mut agents = client.agents()?;
+        agents.retain(|agent| runs(agent.state));
+        if agents.is_empty() {
+            output::note("no agent runs, so there is no view to sync");
+        }
+        for agent in agents {
             let synced = client.sync(Some(&agent.name))?;
             output::show(global, &synced, report::sync::synced)?;
         }

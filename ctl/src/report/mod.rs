@@ -9,6 +9,7 @@ pub mod changes;
 pub mod journal;
 pub mod locks;
 pub mod patch;
+pub mod radar;
 pub mod recover;
 pub mod stat;
 pub mod sync;

@@ -2,10 +2,10 @@
 
 use crate::locate::{LocateError, Workspace};
 use crate::types::{
-    Agent, CheckPlan, CheckedPlan, ClaimUnits, Claimed, Diff, EndRun, ErrorBody, ErrorCode,
-    Explanation, GrantClaim, Lock, LogEntry, MoveClaim, PlannedRun, Recoverable, RefuseClaim,
-    ReleaseUnit, Released, Run, RunSummary, Settled, StartRun, StartedRun, Status, StealUnit,
-    Stolen, SyncView, Synced, Unmounted, Waiting,
+    Agent, ApplyChanges, CheckPlan, CheckedPlan, ClaimUnits, Claimed, Diff, EndRun, ErrorBody,
+    ErrorCode, Explanation, GrantClaim, Lock, LogEntry, MoveClaim, PlannedRun, Recoverable,
+    RefuseClaim, ReleaseUnit, Released, Run, RunSummary, Settled, StaleRead, StartRun, StartedRun,
+    Status, StealUnit, Stolen, SyncView, Synced, Unmounted, Waiting,
 };
 use agentfs_core::changeset::Conflict;
 use agentfs_core::{AgentName, ClaimId, RelPath, RunId};
@@ -169,9 +169,14 @@ impl Client {
         Ok(body.map_err(|error| transport(&error))?.to_vec())
     }
 
+    /// What runs have read and others have changed since.
+    pub fn radar(&self) -> Result<Vec<StaleRead>, ApiError> {
+        self.get("/v1/radar")
+    }
+
     /// Makes an agent's changes part of base.
-    pub fn apply(&self, agent: &AgentName) -> Result<Settled, ApiError> {
-        self.post(&format!("/v1/agents/{agent}/apply"), &())
+    pub fn apply(&self, agent: &AgentName, how: ApplyChanges) -> Result<Settled, ApiError> {
+        self.post(&format!("/v1/agents/{agent}/apply"), &how)
     }
 
     /// Drops an agent's changes.
@@ -287,32 +292,36 @@ impl Client {
         &self,
         response: reqwest::Result<reqwest::blocking::Response>,
     ) -> Result<reqwest::blocking::Response, ApiError> {
-        let response = response.map_err(|error| {
-            if error.is_connect() {
-                ApiError::NoDaemon(self.root.clone())
-            } else {
-                transport(&error)
-            }
-        })?;
+        let response = response.map_err(|error| unsent(&error, &self.root))?;
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
-        match response.json::<ErrorBody>() {
-            Ok(ErrorBody { code, message, conflicts }) => {
-                Err(ApiError::Refused { code, message, conflicts })
-            }
-            Err(_) => Err(ApiError::Transport(format!("status {status} without a reason"))),
-        }
+        Err(refused(status, response.json::<ErrorBody>().ok()))
     }
 }
 
-fn url(path: &str) -> String {
+/// Why there is no response at all.
+pub(crate) fn unsent(error: &reqwest::Error, root: &Path) -> ApiError {
+    if error.is_connect() { ApiError::NoDaemon(root.to_owned()) } else { transport(error) }
+}
+
+/// What a response says that is no success.
+pub(crate) fn refused(status: reqwest::StatusCode, body: Option<ErrorBody>) -> ApiError {
+    match body {
+        Some(ErrorBody { code, message, conflicts }) => {
+            ApiError::Refused { code, message, conflicts }
+        }
+        None => ApiError::Transport(format!("status {status} without a reason")),
+    }
+}
+
+pub(crate) fn url(path: &str) -> String {
     format!("http://agentfs{path}")
 }
 
 /// The error with its causes: reqwest's own text names only the request.
-fn transport(error: &reqwest::Error) -> ApiError {
+pub(crate) fn transport(error: &reqwest::Error) -> ApiError {
     let causes = std::iter::successors(error.source(), |cause| (**cause).source());
     let text = causes.last().map_or_else(|| error.to_string(), ToString::to_string);
     ApiError::Transport(text)

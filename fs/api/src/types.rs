@@ -7,6 +7,7 @@ use agentfs_core::changeset::{ChangeSet, Conflict};
 use agentfs_core::config::{Config, Span, Unclaimed};
 use agentfs_core::locks::Priority;
 use agentfs_core::plan::Plan;
+use agentfs_core::process_rules::ProcessRules;
 use agentfs_core::{
     AgentName, BaseVersion, ClaimId, Mode, RelPath, RunId, Timestamp, Token, Want, WorkUnit,
 };
@@ -313,6 +314,9 @@ pub struct StartedRun {
     /// What else the sandbox has to show for the repository to work.
     #[serde(default)]
     pub places: Vec<Place>,
+    /// The commands that are work units, each with its `wait`; none if none.
+    #[serde(default)]
+    pub processes: ProcessRules,
 }
 
 /// Scratch directories to be mounted inside by kernel overlayfs, over the view: base's copy below,
@@ -393,6 +397,58 @@ pub struct RunSummary {
     /// Where base has changed under those that are still pending.
     #[serde(default)]
     pub conflicts: Vec<ComingConflict>,
+    /// What the run has read and others have changed since.
+    #[serde(default)]
+    pub stale: Vec<StaleRead>,
+}
+
+/// Something that a run has read and somebody else has changed since: `GET /v1/radar`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaleRead {
+    /// Who has read it.
+    pub agent: AgentName,
+    /// In which run, the latest of that agent.
+    pub run: Option<RunId>,
+    /// What.
+    pub path: RelPath,
+    /// At which version of base.
+    pub read: BaseVersion,
+    /// When.
+    pub read_at: Timestamp,
+    /// What has become of it.
+    pub change: ReadChange,
+    /// Since when, where that is known.
+    pub since: Option<Timestamp>,
+    /// One sentence.
+    pub text: String,
+}
+
+/// What has become of something that a run has read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ReadChange {
+    /// Base has another version, of an agent.
+    Applied {
+        /// Whose.
+        by: AgentName,
+        /// Which version of base that made.
+        version: BaseVersion,
+    },
+    /// Base has another version, and no agent made it.
+    ByHand,
+    /// Another agent has changed it, and that is not applied yet.
+    Underway {
+        /// Who.
+        by: AgentName,
+    },
+}
+
+/// `POST /v1/agents/AGENT/apply`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyChanges {
+    /// Whether what the changes rest on may have changed, whatever `isolation` says.
+    #[serde(default)]
+    pub stale: bool,
 }
 
 /// One wait that has ended, or one refusal.
@@ -416,6 +472,9 @@ pub struct ClaimUnits {
     /// How long to wait; none for the configuration's `wait`.
     #[serde(default)]
     pub wait: Option<Span>,
+    /// What claims them, for sentences, such as a command; none for "claim".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
 }
 
 /// The answer to [`ClaimUnits`].

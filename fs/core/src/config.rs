@@ -6,6 +6,7 @@
 use crate::locks::Priority;
 use crate::machine::Settings;
 use crate::policy::{Policy, Rule};
+use crate::process_rules::ProcessRules;
 use crate::unit::WorkUnit;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,10 +31,15 @@ pub struct Config {
     pub publish: Publish,
     /// Paths, as gitignore patterns, that are private and never locked, beside those git ignores.
     pub scratch: Vec<String>,
+    /// What an apply does about files that its run has read and others have changed since.
+    pub isolation: Isolation,
     /// How many runs may be alive at once; none for as many as are started.
     pub max_parallel: Option<NonZeroUsize>,
     /// Named resources: `[resource.gpu] slots = 2`.
     pub resource: BTreeMap<String, Resource>,
+    /// Commands that are work units, by the name of the unit `proc:NAME`.
+    #[serde(skip_serializing_if = "ProcessRules::is_empty")]
+    pub process: ProcessRules,
     /// What is different for certain units: `[[policy]]`.
     pub policy: Vec<Rule>,
 }
@@ -54,8 +60,10 @@ impl Default for Config {
             ttl: Span(Duration::from_mins(10)),
             publish: Publish::OnSuccess,
             scratch: Vec::new(),
+            isolation: Isolation::Snapshot,
             max_parallel: None,
             resource: BTreeMap::new(),
+            process: ProcessRules::new(),
             policy: Vec::new(),
         }
     }
@@ -72,6 +80,17 @@ pub enum Unclaimed {
     Deny,
     /// The write waits until the operator agrees.
     Ask,
+}
+
+/// What an apply does about what its run has read and others have changed since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// Nothing: only what the run has written counts.
+    #[default]
+    Snapshot,
+    /// It is refused: what was applied could have been done one run after the other.
+    Serializable,
 }
 
 /// When a run's changes are applied to base by themselves.
@@ -180,7 +199,13 @@ impl Config {
             let unit = format!("res:{name}").parse().ok()?;
             Some((unit, resource.slots.get()))
         });
-        Settings { max_parallel: self.max_parallel.map(NonZeroUsize::get), slots: slots.collect() }
+        let processes = self.process.iter().filter(|(_, rule)| rule.slots.get() > 1);
+        let processes =
+            processes.map(|(name, rule)| (WorkUnit::Process(name.clone()), rule.slots.get()));
+        Settings {
+            max_parallel: self.max_parallel.map(NonZeroUsize::get),
+            slots: slots.chain(processes).collect(),
+        }
     }
 }
 
@@ -233,7 +258,8 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "agentfs.toml line 2: unknown key \"unclamed\"; did you mean \"unclaimed\"? \
-             (known: unclaimed, wait, ttl, publish, scratch, max_parallel, resource, policy)"
+             (known: unclaimed, wait, ttl, publish, scratch, isolation, max_parallel, resource, \
+             process, policy)"
         );
         let error = Config::parse("unclaimed = \"denny\"\n").unwrap_err().to_string();
         assert!(error.contains("did you mean \"deny\"?"), "{error}");

@@ -94,6 +94,9 @@ fn way_out(state: &State, obstacle: &Obstacle) -> String {
     let running = state.live_run_of(agent).is_some();
     match (holds, running) {
         (false, _) => format!("It is {agent}'s turn first."),
+        (true, true) if matches!(unit, WorkUnit::Process(_)) => format!(
+            "It is free when what {agent} runs as {unit} has ended; `agentctl steal {unit}` takes it away."
+        ),
         (true, true) if unit.path().is_none() => {
             format!("It is free when {agent} gives it back; `agentctl steal {unit}` takes it away.")
         }
@@ -314,6 +317,7 @@ pub fn describe(event: &Event) -> String {
             let what = if before.is_some() { "changes" } else { "makes" };
             format!("{agent} {what} {path}")
         }
+        Event::Read { agent, paths: all } => format!("{agent} has read {}", paths(all.len())),
         Event::Forgotten { agent, path } => format!("{agent} left {path} as it was"),
         Event::ApplyBegun { agent, paths: all, .. } => {
             format!("an apply of {agent}'s changes to {} begins", paths(all.len()))
@@ -357,6 +361,7 @@ pub fn whose(event: &Event) -> Option<&AgentName> {
         | Event::ClaimEnded { agent, .. }
         | Event::Refused { agent, .. }
         | Event::Based { agent, .. }
+        | Event::Read { agent, .. }
         | Event::Forgotten { agent, .. }
         | Event::ApplyBegun { agent, .. }
         | Event::Applied { agent, .. }

@@ -27,7 +27,8 @@ impl Default for WorkUnit {
 }
 
 /// The name after `proc:` or `res:`: letters, digits, `-`, `_` and `.`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct UnitName(String);
 
 /// Why a text is no work unit.
@@ -141,14 +142,7 @@ impl FromStr for WorkUnit {
     type Err = InvalidUnit;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let name = |name: &str| {
-            let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            if !name.is_empty() && name.chars().all(allowed) {
-                Ok(UnitName(name.to_owned()))
-            } else {
-                Err(InvalidUnit::Name(text.to_owned()))
-            }
-        };
+        let name = |name: &str| UnitName::of(name, text);
         if text.is_empty() {
             return Err(InvalidUnit::Empty);
         }
@@ -164,6 +158,40 @@ impl FromStr for WorkUnit {
         } else {
             Ok(Self::File(path))
         }
+    }
+}
+
+impl UnitName {
+    /// `name`, which was given as a part of `text`.
+    fn of(name: &str, text: &str) -> Result<Self, InvalidUnit> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if !name.is_empty() && name.chars().all(allowed) {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(InvalidUnit::Name(text.to_owned()))
+        }
+    }
+}
+
+impl FromStr for UnitName {
+    type Err = InvalidUnit;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::of(text, text)
+    }
+}
+
+impl TryFrom<String> for UnitName {
+    type Error = InvalidUnit;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<UnitName> for String {
+    fn from(UnitName(name): UnitName) -> Self {
+        name
     }
 }
 

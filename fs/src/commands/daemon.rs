@@ -1,5 +1,6 @@
 //! The daemon's own life: what it checks, the order in which it starts, and how it ends.
 
+use super::allocator;
 use super::error::CommandError;
 use crate::fuse;
 use crate::layout;
@@ -30,6 +31,7 @@ pub(super) fn serve(
     background: bool,
 ) -> Result<ExitCode, CommandError> {
     set_up_log(background);
+    allocator::map_large_buffers();
     raise_open_files();
     if background {
         // A session of its own, so that the terminal's end and its Ctrl-C do not reach it. Fails

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done; 1 it failed; 2 the command line is wrong; 6 no daemon or no workspace.
 
+mod allocator;
 mod attend;
 mod daemon;
 mod doctor;

@@ -64,9 +64,15 @@ impl Kernel {
                 Answer::Flags(flags)
             }
             Caching::Keep => Answer::Flags(flags | FopenFlags::FOPEN_KEEP_CACHE),
-            Caching::Store(data) => {
+            Caching::Store(data, version) => {
                 self.store(ino, data);
-                Answer::Flags(flags | FopenFlags::FOPEN_KEEP_CACHE)
+                // Who has written it since it was read would find the old bytes kept as theirs.
+                if view.is_version(opened.handle, *version) {
+                    Answer::Flags(flags | FopenFlags::FOPEN_KEEP_CACHE)
+                } else {
+                    self.forget_attributes(ino);
+                    Answer::Flags(flags)
+                }
             }
             Caching::Through => match self.through(view, ino, opened.handle, register) {
                 Some(id) => Answer::Through(flags, id),

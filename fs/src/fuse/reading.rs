@@ -6,7 +6,8 @@ use std::ffi::OsStr;
 
 impl Adapter {
     /// Adds lines of a listing from `offset` on, until `add` says that the answer is full. `add`
-    /// also says whether the kernel knows the node by it.
+    /// also says whether the kernel knows the node by it. What fails after the first line fails
+    /// when the kernel asks for the rest: it would never hear of the nodes that it knows by now.
     pub(super) fn fill(
         &self,
         ino: u64,
@@ -26,11 +27,18 @@ impl Adapter {
                 return Ok(());
             }
         }
+        let mut added = false;
         for index in listing.after(offset).. {
-            let Some(entry) = self.view.list_entry(&listing, index)? else { break };
+            let entry = match self.view.list_entry(&listing, index) {
+                Ok(Some(entry)) => entry,
+                Ok(None) => break,
+                Err(_) if added => return Ok(()),
+                Err(error) => return Err(error),
+            };
             // Gone since the names were taken.
             let Some(attr) = entry.attr else { continue };
             let (full, known) = add(&attr, entry.cookie, &entry.name);
+            added = true;
             if !known {
                 self.view.forget(attr.ino, 1);
             }

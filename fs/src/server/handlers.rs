@@ -3,10 +3,10 @@
 use super::{Caller, Context};
 use crate::service::{Owner, ServiceError, asked_for};
 use agentfs_api::types::{
-    Agent, CheckPlan, CheckedPlan, ClaimUnits, Claimed, Diff, EndRun, Explanation, GrantClaim,
-    Lock, LogEntry, MoveClaim, PlannedRun, Recoverable, RefuseClaim, ReleaseUnit, Released, Run,
-    RunSummary, Settled, StartRun, StartedRun, Status, StealUnit, Stolen, SyncView, Synced,
-    Unmounted, Waiting,
+    Agent, ApplyChanges, CheckPlan, CheckedPlan, ClaimUnits, Claimed, Diff, EndRun, Explanation,
+    GrantClaim, Lock, LogEntry, MoveClaim, PlannedRun, Recoverable, RefuseClaim, ReleaseUnit,
+    Released, Run, RunSummary, Settled, StaleRead, StartRun, StartedRun, Status, StealUnit, Stolen,
+    SyncView, Synced, Unmounted, Waiting,
 };
 use agentfs_core::machine::{Asker, Exit, Line, OPERATOR};
 use agentfs_core::{AgentName, ClaimId, RelPath, RunId};
@@ -89,7 +89,7 @@ pub(super) async fn claim(
     State(context): State<Context>,
     body: axum::body::Bytes,
 ) -> Answer<Claimed> {
-    let ClaimUnits { agent, wants, wait } = decode(&body)?;
+    let ClaimUnits { agent, wants, wait, cause } = decode(&body)?;
     let agent = context.agent(agent)?;
     if wants.is_empty() {
         return Err(ServiceError::BadRequest("name at least one unit to claim".to_owned()));
@@ -98,9 +98,23 @@ pub(super) async fn claim(
         Caller::Operator => Asker::Operator,
         Caller::Agent(_) => Asker::Agent,
     };
-    let request = asked_for(agent, wants, wait.map(|wait| wait.0), by);
+    let mut request = asked_for(agent, wants, wait.map(|wait| wait.0), by);
+    if let Some(cause) = cause {
+        request.cause = in_one_line(&cause);
+    }
     let leases = context.service.claim(request).await?;
     Ok(Json(Claimed { leases }))
+}
+
+/// A cause that is part of sentences, at most this long.
+const LONGEST_CAUSE: usize = 80;
+
+fn in_one_line(cause: &str) -> String {
+    let line: String = cause.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.chars().count() <= LONGEST_CAUSE {
+        return line;
+    }
+    line.chars().take(LONGEST_CAUSE - 3).chain("...".chars()).collect()
 }
 
 pub(super) async fn release(
@@ -292,12 +306,27 @@ pub(super) async fn end_run(
     context.service.end_run(run, exit).await.map(Json)
 }
 
+pub(super) async fn radar(State(context): State<Context>) -> Answer<Vec<StaleRead>> {
+    let own = match &context.caller {
+        Caller::Operator => None,
+        Caller::Agent(own) => Some(own.clone()),
+    };
+    let look = context.service.ask(move |owner| Ok(owner.look_at_reads(own.as_ref()))).await?;
+    blocking(move || look.stale()).await.map(Json)
+}
+
 pub(super) async fn apply(
     State(context): State<Context>,
     Path(agent): Path<String>,
+    body: axum::body::Bytes,
 ) -> Answer<Settled> {
     let agent: AgentName = parse(&agent)?;
-    ask(&context, move |owner| owner.apply_agent(&agent)).await
+    // Older clients send nothing.
+    let ApplyChanges { stale } = match &*body {
+        b"" | b"null" => ApplyChanges::default(),
+        body => decode(body)?,
+    };
+    ask(&context, move |owner| owner.apply_agent(&agent, stale)).await
 }
 
 pub(super) async fn discard(

@@ -43,6 +43,7 @@ fn shared_routes() -> Router<Context> {
         .route("/v1/claims", post(handlers::claim))
         .route("/v1/release", post(handlers::release))
         .route("/v1/sync", post(handlers::sync))
+        .route("/v1/radar", get(handlers::radar))
         .route("/v1/explain", get(handlers::explain))
         .route("/v1/plan/check", post(handlers::check_plan))
         .route("/v1/agents/{agent}/diff", get(handlers::diff))

@@ -64,6 +64,7 @@ impl Owner {
     ) -> Result<RunSummary, ServiceError> {
         let agent = self.state().live_run(run)?.agent.clone();
         let units = self.state().live_run(run)?.units.iter().cloned().collect();
+        self.note_reads_of(&agent);
         self.forget_mounts(&agent);
         let still = self.stop_writes(&agent)?;
         let open = self.left_open(&agent);
@@ -89,11 +90,15 @@ impl Owner {
         };
         let changes = found.unwrap_or_default();
         self.command(Command::EndRun { run, exit, changed, why })?;
+        let stale = if changed == 0 { Vec::new() } else { self.stale_reads_of(&agent) };
         if changed == 0 {
             self.drop_copies(&agent);
-        } else if publishes && let Err(error) = self.apply_set(&agent, &changes, still) {
-            let (agent, why) = (agent.clone(), error.to_string());
-            self.command(Command::KeepPending { agent, why })?;
+        } else if publishes {
+            let may = self.refuse_stale_reads(&agent);
+            if let Err(error) = may.and_then(|()| self.apply_set(&agent, &changes, still)) {
+                let (agent, why) = (agent.clone(), error.to_string());
+                self.command(Command::KeepPending { agent, why })?;
+            }
         }
         let conflicts = report::coming(self.state(), Some(&agent), self.clock.now());
         let ended = self.state().runs.get(&run);
@@ -106,6 +111,7 @@ impl Owner {
             waits: ended.map(report::waits).unwrap_or_default(),
             outcome: outcome.unwrap_or(Outcome::Nothing),
             conflicts,
+            stale,
         })
     }
 
@@ -283,7 +289,7 @@ mod tests {
             world.view().close(handle);
             let kept: Vec<&str> = ["a"].into_iter().chain(before).collect();
             assert_eq!(world.pending(), kept);
-            world.owner.apply_agent(&alice()).unwrap();
+            world.owner.apply_agent(&alice(), false).unwrap();
             assert_eq!(world.base("a").as_deref(), Some("late\n"));
             assert_eq!(world.pending(), [""; 0]);
         }
@@ -308,7 +314,7 @@ mod tests {
         assert_eq!(world.base("new").as_deref(), Some("work\n"));
         assert_eq!(world.pending(), ["new"]);
         assert!(world.owner.state().agent(&alice()).unwrap().may_have_changes());
-        world.owner.apply_agent(&alice()).unwrap();
+        world.owner.apply_agent(&alice(), false).unwrap();
         assert_eq!(world.base("new").as_deref(), Some("newer\n"));
     }
 }

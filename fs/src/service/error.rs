@@ -5,7 +5,7 @@ use crate::fuse::MountError;
 use crate::git::GitError;
 use crate::store::StoreError;
 use crate::view::{ScratchError, ViewError};
-use agentfs_api::types::ErrorCode;
+use agentfs_api::types::{ErrorCode, StaleRead};
 use agentfs_core::AgentName;
 use agentfs_core::changeset::Conflict;
 use agentfs_core::config::InvalidConfig;
@@ -62,6 +62,18 @@ pub enum ServiceError {
         agent: AgentName,
         /// Where.
         conflicts: Vec<Conflict>,
+    },
+    /// What the changes rest on is not so any more, and `isolation = "serializable"`.
+    #[error(
+        "{agent}'s changes can't be applied: isolation = \"serializable\", and {} {agent} has read {} changed since: {}; \
+         have {agent} look again, or apply all the same with `agentctl apply {agent} --stale`",
+        count(stale.len()), if stale.len() == 1 { "was" } else { "were" }, stale_paths(stale)
+    )]
+    StaleReads {
+        /// Whose changes.
+        agent: AgentName,
+        /// What it has read.
+        stale: Vec<StaleRead>,
     },
     /// A path of the change set is being written.
     #[error(
@@ -138,6 +150,18 @@ fn paths(conflicts: &[Conflict]) -> String {
     shown.join(", ")
 }
 
+fn count(files: usize) -> String {
+    if files == 1 { "a file that".to_owned() } else { format!("{files} files that") }
+}
+
+fn stale_paths(stale: &[StaleRead]) -> String {
+    let mut shown: Vec<&str> = stale.iter().take(3).map(|read| read.text.as_str()).collect();
+    if stale.len() > shown.len() {
+        shown.push("...");
+    }
+    shown.join("; ")
+}
+
 impl ServiceError {
     /// For `map_err`: what was tried, and with what.
     pub fn io<E: Into<io::Error>>(
@@ -171,6 +195,7 @@ impl ServiceError {
             Self::NotGranted { timed_out: true, .. } => ErrorCode::TimedOut,
             Self::NotGranted { timed_out: false, .. }
             | Self::Conflicts { .. }
+            | Self::StaleReads { .. }
             | Self::BeingWritten { .. }
             | Self::StillRunning(_)
             | Self::RunsAlive(_) => ErrorCode::Conflict,

@@ -1,10 +1,11 @@
 //! One agent's gate: the fast path that needs no round trip, and the way to the owner.
 
-use super::Service;
+use super::{Owner, Service};
 use crate::gate::{Answer, Gate, Intent, NoApply, Notice, Ordered, Permit, Requester};
 use agentfs_api::Workspace;
 use agentfs_core::changeset::{Before, FileKind, Signature};
 use agentfs_core::machine::{PathFacts, Policy, Read};
+use agentfs_core::reads::Fingerprint;
 use agentfs_core::unit::InvalidUnit;
 use agentfs_core::{AgentName, RelPath, WorkUnit, unit_list};
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
@@ -39,6 +40,8 @@ struct Known {
     admitted: HashSet<RelPath>,
     /// The version of each path that the run last opened for reading.
     read: HashMap<RelPath, Before>,
+    /// Of these the owner has not heard yet.
+    unnoted: HashSet<RelPath>,
     /// Whether the run has read more than `read` says: it began under another daemon.
     has_a_past: bool,
     /// Paths that the view shows in an older version than base has, and that version.
@@ -189,6 +192,14 @@ impl AgentGate {
     /// Whether the owner has not heard of some writes.
     pub fn has_untold(&self) -> bool {
         !self.known().untold.is_empty()
+    }
+
+    /// What was read that the owner has not heard of.
+    pub fn take_reads(&self) -> Vec<(RelPath, Fingerprint)> {
+        let mut known = self.known();
+        let unnoted = std::mem::take(&mut known.unnoted);
+        let version = |path: RelPath| known.read.get(&path).map(|seen| (path, (*seen).into()));
+        unnoted.into_iter().filter_map(version).collect()
     }
 
     /// The writes that the owner has not heard of.
@@ -359,7 +370,15 @@ impl Gate for AgentGate {
         let version = seen.or_else(|| (self.base_entry)(path));
         let mut known = self.known();
         let shown = known.pinned.get(path).copied().unwrap_or(version);
-        known.read.insert(path.clone(), shown);
+        if known.read.insert(path.clone(), shown) == Some(shown) {
+            return;
+        }
+        let first = known.unnoted.is_empty();
+        known.unnoted.insert(path.clone());
+        drop(known);
+        if first {
+            self.service.send(Box::new(Owner::reads_are_due));
+        }
     }
 
     fn forget(&self, path: &RelPath) {

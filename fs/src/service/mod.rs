@@ -20,6 +20,7 @@ mod owner;
 mod plans;
 mod publish;
 mod queries;
+mod radar;
 mod report;
 mod runs;
 mod sync;

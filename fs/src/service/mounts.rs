@@ -47,11 +47,12 @@ impl Owner {
             Some(ScratchDirectory { path: found.path.clone(), over_base })
         };
         let directories: Vec<ScratchDirectory> = found.iter().filter_map(ready).collect();
-        let layers = dirs.make_mounts(directories.len()).inspect_err(|error| {
+        let paths: Vec<RelPath> = directories.iter().map(|one| one.path.clone()).collect();
+        let layers = dirs.make_mounts(&paths).inspect_err(|error| {
             tracing::warn!(%agent, %error, "no scratch is mounted");
         });
         let layers = layers.ok().filter(|_| !directories.is_empty())?.to_owned();
-        view.set_foreign(directories.iter().map(|one| one.path.clone()).collect());
+        view.set_foreign(paths);
         let crate::view::Owner { host, shown } = self.files;
         Some(ScratchMounts {
             layers,
@@ -74,13 +75,30 @@ impl Owner {
         if let Some(served) = self.agents.get(&agent) {
             let mut foreign = served.view.foreign();
             foreign.retain(|path| !directories.iter().any(|(unmounted, _)| unmounted == path));
+            let dirs = AgentDirs::of(&self.workspace, &agent);
+            if let Err(error) = dirs.note_mounts(&foreign) {
+                tracing::warn!(%agent, %error, "the next daemon will not know what is mounted");
+            }
             served.view.set_foreign(foreign);
+        }
+        Ok(())
+    }
+
+    /// Takes up what the last daemon knew of a run: where scratch is mounted past the view. Who
+    /// stood there when that daemon died goes on there, and changes the delta past the new view too.
+    pub(super) fn recall_mounts(&mut self, agent: &AgentName) -> Result<(), ServiceError> {
+        let dirs = self.open_view(agent)?;
+        if let Some(served) = self.agents.get(agent) {
+            served.view.set_foreign(dirs.noted_mounts());
         }
         Ok(())
     }
 
     /// The run is over, and its mounts with it.
     pub(super) fn forget_mounts(&self, agent: &AgentName) {
+        if let Err(error) = AgentDirs::of(&self.workspace, agent).forget_mounts() {
+            tracing::warn!(%agent, %error, "the note of what was mounted is still there");
+        }
         if let Some(served) = self.agents.get(agent)
             && let Err(error) = served.view.forget_mounts()
         {

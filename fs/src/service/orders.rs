@@ -101,7 +101,8 @@ impl Owner {
     /// Gives back all of `units`, or none if one of them is not held.
     fn release_all(&mut self, agent: &AgentName, wants: &[Want]) -> Result<String, ServiceError> {
         let locks = &self.state().locks;
-        let held = |unit: &&WorkUnit| locks.leases_of(agent).any(|lease| lease.unit == **unit);
+        let held =
+            |unit: &&WorkUnit| locks.leases_at(agent, unit).any(|lease| lease.unit == **unit);
         if let Some(foreign) = wants.iter().map(|want| &want.unit).find(|unit| !held(unit)) {
             return Err(Rejection::NotHeld(agent.clone(), foreign.clone()).into());
         }

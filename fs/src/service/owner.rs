@@ -80,6 +80,8 @@ pub struct Owner {
     unsaved: Vec<(Timestamp, Event)>,
     /// What to do when they are, or can't be.
     afterwards: Vec<Afterwards>,
+    /// Since when gates know of reads that the journal does not have.
+    pub(super) unread: Option<Instant>,
     /// Since when the journal has entries that may not be on disk.
     unsynced: Option<Instant>,
     stopping: bool,
@@ -118,6 +120,7 @@ impl Owner {
             log: broadcast::channel(LOG_BACKLOG).0,
             unsaved: Vec::new(),
             afterwards: Vec::new(),
+            unread: None,
             unsynced: None,
             stopping: false,
             workspace,
@@ -152,12 +155,16 @@ impl Owner {
         let deadline = self.state().next_deadline().map(|at| at.since(self.clock.now()));
         // A deadline in milliseconds is reached one after it is rounded to.
         let next = deadline.map_or(longest, |left| left + Duration::from_millis(1));
-        let next = if self.unsynced.is_some() { next.min(SYNC_WITHIN) } else { next };
+        let due = self.unsynced.is_some() || self.unread.is_some();
+        let next = if due { next.min(SYNC_WITHIN) } else { next };
         if self.waiters.is_empty() { next.min(longest) } else { next.min(LOOK_AT_WAITERS) }
     }
 
     fn tick(&mut self) {
         self.sync_if_due(SYNC_WITHIN);
+        if self.unread.is_some_and(|since| since.elapsed() >= SYNC_WITHIN) {
+            self.note_reads();
+        }
         let now = self.clock.now();
         if self.state().next_deadline().is_some_and(|deadline| deadline <= now)
             && let Err(error) = self.command(Command::Tick)
@@ -372,6 +379,10 @@ impl Owner {
         for served in self.agents.values_mut() {
             served.gate.close();
             served.mounted = None;
+        }
+        for agent in self.state().agents.keys() {
+            // Only if nothing is in it; and a next daemon makes it again.
+            let _ = std::fs::remove_dir(self.mountpoint.join(agent.as_str()));
         }
         self.waiters.clear();
         self.stopping = true;

@@ -101,7 +101,8 @@ impl Owner {
     }
 
     /// Makes an agent's changes part of base, whole or not at all.
-    pub fn apply_agent(&mut self, agent: &AgentName) -> Result<Settled, ServiceError> {
+    /// `stale` says that what they rest on may have changed, whatever the configuration says.
+    pub fn apply_agent(&mut self, agent: &AgentName, stale: bool) -> Result<Settled, ServiceError> {
         self.state().agent(agent)?;
         let still = self.stand_still(agent)?;
         let changes = self.changes_of(agent)?;
@@ -109,6 +110,9 @@ impl Owner {
         let outcome = if changes.is_empty() {
             Outcome::Nothing
         } else {
+            if !stale {
+                self.refuse_stale_reads(agent)?;
+            }
             self.apply_set(agent, &changes, still)?;
             Outcome::Applied { version: self.state().base_version }
         };
@@ -283,7 +287,8 @@ impl Owner {
         let done = changeset::unchanged_since_staged(&delta, plan)?;
         self.drop_from_delta(agent, Some(&done))?;
         let now = applied.now.iter().map(|(path, version)| (path.clone(), *version));
-        let (settled, rebased) = now.partition::<Vec<_>, _>(|(path, _)| done.contains(path));
+        let taken_out: BTreeSet<&RelPath> = done.iter().collect();
+        let (settled, rebased) = now.partition::<Vec<_>, _>(|(path, _)| taken_out.contains(path));
         if let Some(served) = self.agents.get(agent) {
             let synced = served.view.sync(Some(&done));
             synced.map_err(ServiceError::io("bring up to date the view of", agent.as_str()))?;

@@ -15,6 +15,7 @@ use agentfs_core::changeset::Signature;
 use agentfs_core::config::Span;
 use agentfs_core::machine::{Command, Exit, Policy, RunRequest};
 use agentfs_core::plan::Plan;
+use agentfs_core::process_rules::ProcessRules;
 use agentfs_core::{AgentName, RelPath, RunId};
 use rustix::fs::{Mode, OFlags};
 use std::path::{Path, PathBuf};
@@ -115,7 +116,18 @@ impl Owner {
             scratch,
             agent,
             places,
+            processes: self.processes(run),
         }
+    }
+
+    /// The named processes of the configuration; those without a wait of their own have the run's.
+    fn processes(&self, run: RunId) -> ProcessRules {
+        let wait = self.state().live_run(run).map_or(self.config.wait, |run| run.policy.wait);
+        let mut rules = self.config.process.clone();
+        for rule in rules.values_mut() {
+            rule.wait.get_or_insert(wait);
+        }
+        rules
     }
 
     /// What counts as scratch, and the agent's delta.
@@ -165,6 +177,7 @@ impl Owner {
 
     /// Serves a run that began under another daemon again.
     fn serve_again(&mut self, agent: &AgentName) -> Result<(), ServiceError> {
+        self.recall_mounts(agent)?;
         self.serve(agent)?;
         self.gate_of(agent)?.reopen(self.policy_of(agent));
         Ok(())
@@ -237,6 +250,9 @@ impl Owner {
             .collect();
         for (run, agent, alive) in live {
             if !alive {
+                if let Err(error) = self.recall_mounts(&agent) {
+                    tracing::warn!(%agent, %error, "directories made for mounts stay in the delta");
+                }
                 self.end_run(run, Exit::Lost, None)?;
             } else if let Err(error) = self.serve_again(&agent) {
                 tracing::error!(%agent, %error, "its view can't be served again");

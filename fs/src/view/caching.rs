@@ -65,7 +65,9 @@ impl View {
             Cached::Nothing if stat.st_size > SMALL => Caching::Drop,
             // Shorter by now: what is there is another version.
             Cached::Nothing => match self.read(handle, 0, stat.st_size as usize) {
-                Ok(data) if data.len() == stat.st_size as usize => Caching::Store(data),
+                Ok(data) if data.len() == stat.st_size as usize => {
+                    Caching::Store(data, version(stat))
+                }
                 _ => Caching::Drop,
             },
         }
@@ -77,6 +79,12 @@ impl View {
             Cached::Same => Caching::Keep,
             Cached::Nothing | Cached::Other => Caching::Drop,
         }
+    }
+
+    /// Whether the file of a handle still is that version: nobody has written it, or copied it up.
+    pub fn is_version(&self, handle: u64, wanted: NonZeroU64) -> bool {
+        let file = self.handles.file(handle);
+        file.is_ok_and(|file| fs::fstat(&*file).is_ok_and(|stat| version(&stat) == wanted))
     }
 
     /// The open file of a handle, for the kernel to work on.

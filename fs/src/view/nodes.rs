@@ -209,13 +209,13 @@ impl Nodes {
 
     /// Removes a node that neither the kernel nor a link needs, and so on upwards.
     fn sweep(&mut self, ino: u64) {
-        let mut next = Some(ino);
-        while let Some(ino) = next.take().filter(|ino| *ino != ROOT) {
+        let mut left = vec![ino];
+        while let Some(ino) = left.pop() {
             let unused = |node: &Node| node.lookups == 0 && node.children == 0;
-            if !self.by_ino.get(&ino).is_some_and(unused) {
-                return;
+            if ino == ROOT || !self.by_ino.get(&ino).is_some_and(unused) {
+                continue;
             }
-            let Some(node) = self.by_ino.remove(&ino) else { return };
+            let Some(node) = self.by_ino.remove(&ino) else { continue };
             if self.by_file.get(&node.identity) == Some(&ino) {
                 self.by_file.remove(&node.identity);
             }
@@ -226,7 +226,7 @@ impl Nodes {
                 }
                 if let Some(dir) = self.by_ino.get_mut(&link.dir) {
                     dir.children = dir.children.saturating_sub(1);
-                    next = Some(link.dir);
+                    left.push(link.dir);
                 }
             }
         }
@@ -581,6 +581,22 @@ mod tests {
         nodes.forget(x, 1);
         assert_eq!(nodes.len(), 1, "the root alone");
         assert!(nodes.by_link.is_empty() && nodes.by_file.is_empty());
+    }
+
+    #[test]
+    fn all_directories_of_a_file_s_names_live_no_longer_than_it() {
+        let mut nodes = nodes();
+        let dirs =
+            [("d", 10), ("e", 12), ("f", 14)].map(|(name, n)| bind(&mut nodes, name, dir(n)));
+        for name in ["d/x", "e/x", "f/x"] {
+            bind(&mut nodes, name, in_delta(5));
+        }
+        let x = nodes.ino(&path("d/x")).unwrap();
+        for ino in dirs.into_iter().chain([x]) {
+            nodes.remember(ino);
+            nodes.forget(ino, 1);
+        }
+        assert_eq!(nodes.len(), 1, "the root alone");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::stat::signature_of;
 use agentfs_core::RelPath;
 use rustix::fs::{self, FileType, Mode, OFlags, SeekFrom, Stat, StatVfs};
 use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// What a process sees with `stat`.
@@ -47,8 +48,8 @@ pub enum Caching {
     Drop,
     /// What it has is still right.
     Keep,
-    /// It has nothing yet, and this is all there is.
-    Store(Vec<u8>),
+    /// It has nothing yet, and this is all there is of this version.
+    Store(Vec<u8>, NonZeroU64),
     /// It reads and writes the file itself, if that can be had.
     Through,
 }

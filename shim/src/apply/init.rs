@@ -67,7 +67,7 @@ fn try_run(
     if matches!(plan.stdio, Stdio::Terminal { .. }) && !wait_for_start(channel) {
         return Ok(());
     }
-    let job = Job::start(&command, plan.stdio, channel, &confined)?;
+    let job = Job::start(&command, plan, channel, &confined)?;
     supervise(&job, channel).map_err(|cause| SandboxError::Start(cause.into()))
 }
 
@@ -92,11 +92,11 @@ struct Job {
 impl Job {
     fn start(
         command: &Prepared,
-        stdio: Stdio,
+        plan: &Plan,
         channel: &Channel,
         confined: &Confined,
     ) -> Result<Self, SandboxError> {
-        let own_terminal = matches!(stdio, Stdio::Terminal { .. });
+        let own_terminal = matches!(plan.stdio, Stdio::Terminal { .. });
         // SAFETY: this process has one thread, so the child may do everything that it could do.
         match unsafe { fork() }.map_err(|cause| SandboxError::Start(cause.into()))? {
             ForkResult::Parent { child } => {
@@ -109,9 +109,15 @@ impl Job {
                     let this = Self { command: nix::unistd::getpid(), own_terminal };
                     this.to_foreground();
                 }
-                let errno = command::become_command(command, confined);
+                let said = match report_execs(plan, channel) {
+                    Ok(()) => {
+                        let errno = command::become_command(command, confined);
+                        FromInit::NotExecuted(errno as i32)
+                    }
+                    Err(error) => FromInit::Failed(error.to_string()),
+                };
                 // Where this fails the outer process is gone and nobody is left to tell.
-                let _ = channel.send(&FromInit::NotExecuted(errno as i32), None);
+                let _ = channel.send(&said, None);
                 // SAFETY: the call takes a number and does not return.
                 unsafe { libc::_exit(127) }
             }
@@ -132,6 +138,19 @@ impl Job {
         // The whole job was stopped, and it may have ended meanwhile.
         let _ = kill(Pid::from_raw(-self.command.as_raw()), Signal::SIGCONT);
     }
+}
+
+/// The last step before the command: from here on the outer process decides about every exec.
+fn report_execs(plan: &Plan, channel: &Channel) -> Result<(), SandboxError> {
+    if !plan.execs_are_heard {
+        return Ok(());
+    }
+    // What the outer process reads of this one it may not read of init, which keeps to itself;
+    // nobody else in the sandbox is there yet.
+    let opened = prctl::set_dumpable(true).map_err(|cause| SandboxError::Start(cause.into()));
+    opened?;
+    let listener = super::notify::install()?;
+    channel.send(&FromInit::Execs, Some(listener.as_fd())).map_err(SandboxError::Start)
 }
 
 /// Reaps and forwards until the command has ended or the outer process is gone.

@@ -19,6 +19,7 @@ mod init;
 mod landlock;
 mod mounts;
 mod namespaces;
+mod notify;
 mod overlay;
 mod owners;
 mod privileges;

@@ -80,6 +80,15 @@ impl<K: Ord + Copy> UnitIndex<K> {
         }
     }
 
+    /// The keys on a unit's own name or path: on a path these may be for a file or a directory.
+    pub(super) fn at(&self, unit: &WorkUnit) -> impl Iterator<Item = K> {
+        let keys = match unit.path() {
+            None => self.on_names.get(unit),
+            Some(path) => self.on_paths.get(path),
+        };
+        keys.into_iter().flatten().copied()
+    }
+
     /// The keys on a unit's own name or path and on the directories above it, some of which may
     /// not overlap it: a file is at a path, too.
     pub(super) fn at_or_above(&self, unit: &WorkUnit) -> Vec<K> {

@@ -41,6 +41,13 @@ impl LockTable {
         !self.works_for.is_empty() && self.waiting().any(|other| self.works_for(other, agent))
     }
 
+    /// Whether somebody waits more than once, or those do who work for one another: then who is let
+    /// past whom may follow from any claim in the queue.
+    pub(crate) fn is_involved(&self) -> bool {
+        let waiting = self.queue.len();
+        waiting > self.claims_by_agent.len() || (waiting > 1 && !self.works_for.is_empty())
+    }
+
     /// Whether `claim` waits for `agent`, or for one that it works for: that one may wait for it.
     pub(super) fn waits_for_its_side(&self, claim: &Claim, agent: &AgentName) -> bool {
         let mut side = std::iter::successors(Some(agent), |at| self.works_for.get(at));

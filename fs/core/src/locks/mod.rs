@@ -222,6 +222,13 @@ impl LockTable {
         tokens.filter_map(|token| self.leases.get(token))
     }
 
+    /// The leases of one agent on exactly this unit's name or path, as file or directory.
+    pub fn leases_at(&self, agent: &AgentName, unit: &WorkUnit) -> impl Iterator<Item = &Lease> {
+        let found = self.held.at(unit).filter_map(|token| self.leases.get(&token));
+        let agent = agent.clone();
+        found.filter(move |lease| lease.agent == agent)
+    }
+
     /// The times to live that the agent's leases have; none where it is the run's own.
     pub fn ttls_of(&self, agent: &AgentName) -> impl Iterator<Item = Option<Span>> {
         self.by_agent.get(agent).into_iter().flat_map(|holdings| holdings.ttls.keys().copied())
@@ -398,13 +405,19 @@ impl LockTable {
         tokens.iter().filter_map(|token| self.leases.get(token)).filter(in_the_way).collect()
     }
 
-    /// Whether `agent` is in the way of `claim`: by a lease, or by a claim further ahead.
+    /// Whether `agent` is in the way of `claim`: by a lease, or by a claim further ahead that does
+    /// not itself wait for whose `claim` is.
     fn waits_for(&self, claim: &Claim, agent: &AgentName) -> bool {
         if self.tolerates(agent, &claim.agent) {
             return false;
         }
         let holds = self.by_agent.contains_key(agent);
-        let is_ahead = |own: &&Claim| own.place() < claim.place() && self.is_ready(own.id);
+        // Each step goes further ahead, so this ends.
+        let is_ahead = |own: &&Claim| {
+            own.place() < claim.place()
+                && self.is_ready(own.id)
+                && !self.waits_for_its_side(own, &claim.agent)
+        };
         let ahead: Vec<&Claim> = self.claims_of(agent).filter(is_ahead).collect();
         if !holds && ahead.is_empty() {
             return false;

@@ -166,10 +166,10 @@ impl Step<'_> {
     /// The old name stays held, because that it is gone is a change, too.
     fn carry_over(&mut self, agent: &AgentName, moves: Option<&(RelPath, RelPath)>) {
         let Some((from, to)) = moves else { return };
-        let is_at = |lease: &&Lease, path| lease.unit.path() == Some(path);
+        let at = |path: &RelPath| WorkUnit::File(path.clone());
         let locks = &self.state().locks;
-        let old = locks.leases_of(agent).find(|l| is_at(l, from) && l.origin != Origin::Write);
-        let new = locks.leases_of(agent).find(|l| is_at(l, to) && l.origin == Origin::Write);
+        let old = locks.leases_at(agent, &at(from)).find(|l| l.origin != Origin::Write);
+        let new = locks.leases_at(agent, &at(to)).find(|l| l.origin == Origin::Write);
         if let (Some(old), Some(new)) = (old.cloned(), new.cloned()) {
             let (token, unit) = (new.token, new.unit.clone());
             self.emit(Event::LeaseEnded {
@@ -205,8 +205,7 @@ impl Step<'_> {
             if self.state().locks.held(to.agent, want).is_some() {
                 continue;
             }
-            let weaker = |lease: &Lease| lease.unit == want.unit;
-            self.end_leases(to.agent, LeaseEnd::Upgraded, weaker);
+            self.end_leases_on(to.agent, &want.unit, LeaseEnd::Upgraded);
             let run = to.run.and_then(|run| self.state().runs.get(&run));
             let ttl = run.and_then(|run| run.policy.terms(&want.unit).ttl);
             let lease = Lease {
@@ -296,7 +295,19 @@ impl Step<'_> {
         }
     }
 
-    /// Ends the agent's leases that `which` picks; says how many.
+    /// Ends the agent's leases on exactly this unit; says how many.
+    pub(super) fn end_leases_on(
+        &mut self,
+        agent: &AgentName,
+        unit: &WorkUnit,
+        why: LeaseEnd,
+    ) -> usize {
+        let leases = self.state().locks.leases_at(agent, unit).filter(|l| l.unit == *unit);
+        let ended = leases.map(|lease| (lease.token, lease.unit.clone())).collect();
+        self.end_these(agent, ended, why)
+    }
+
+    /// Ends the agent's leases that `which` picks, of all that it has; says how many.
     pub(super) fn end_leases(
         &mut self,
         agent: &AgentName,
@@ -304,8 +315,16 @@ impl Step<'_> {
         which: impl Fn(&Lease) -> bool,
     ) -> usize {
         let leases = self.state().locks.leases_of(agent).filter(|lease| which(lease));
-        let ended: Vec<(Token, WorkUnit)> =
-            leases.map(|lease| (lease.token, lease.unit.clone())).collect();
+        let ended = leases.map(|lease| (lease.token, lease.unit.clone())).collect();
+        self.end_these(agent, ended, why)
+    }
+
+    pub(super) fn end_these(
+        &mut self,
+        agent: &AgentName,
+        ended: Vec<(Token, WorkUnit)>,
+        why: LeaseEnd,
+    ) -> usize {
         let count = ended.len();
         for (token, unit) in ended {
             self.emit(Event::LeaseEnded { token, agent: agent.clone(), unit, why });

@@ -9,6 +9,7 @@ use crate::locks::Origin;
 use crate::path::RelPath;
 use crate::plan::Plan;
 use crate::policy::Policy;
+use crate::reads::Fingerprint;
 use crate::unit::WorkUnit;
 use crate::want::Want;
 use std::time::Duration;
@@ -60,6 +61,13 @@ pub enum Command {
         cause: String,
         /// What is known of each path that is written.
         facts: Vec<PathFacts>,
+    },
+    /// The agent's run has opened files for reading.
+    NoteReads {
+        /// Whose.
+        agent: AgentName,
+        /// Each with the version that its view showed.
+        paths: Vec<(RelPath, Fingerprint)>,
     },
     /// A claim gives up: its process is gone.
     Cancel {

@@ -71,6 +71,11 @@ impl Step<'_> {
             }
             Command::Claim(request) => Ok(self.claim(request)),
             Command::Admit { agent, cause, facts } => self.admit(&agent, &cause, facts),
+            Command::NoteReads { agent, paths } => {
+                self.state().agent(&agent)?;
+                self.emit(Event::Read { agent, paths });
+                Ok(Reply::Done)
+            }
             Command::Cancel { claim } => self.cancel(claim),
             Command::MoveClaim { claim, to } => self.move_claim(claim, to),
             Command::Grant { claim, steal } => self.grant_by_hand(claim, steal),
@@ -78,8 +83,7 @@ impl Step<'_> {
             Command::Steal { unit, to } => self.steal(unit, to),
             Command::Release { agent, unit } => {
                 self.machine.state.agent(&agent)?;
-                let exactly = |lease: &Lease| lease.unit == unit;
-                if self.end_leases(&agent, LeaseEnd::Released, exactly) == 0 {
+                if self.end_leases_on(&agent, &unit, LeaseEnd::Released) == 0 {
                     return Err(Rejection::NotHeld(agent, unit));
                 }
                 self.seal_if_bare(&agent);
@@ -89,9 +93,11 @@ impl Step<'_> {
                 if self.machine.state.agent(&agent)?.based.contains_key(&path) {
                     self.emit(Event::Forgotten { agent: agent.clone(), path: path.clone() });
                 }
-                self.end_leases(&agent, LeaseEnd::Forgotten, |lease| {
-                    lease.origin == Origin::Write && lease.unit.path() == Some(&path)
-                });
+                let at = WorkUnit::File(path);
+                let leases = self.state().locks.leases_at(&agent, &at);
+                let taken = leases.filter(|lease| lease.origin == Origin::Write);
+                let taken = taken.map(|lease| (lease.token, lease.unit.clone())).collect();
+                self.end_these(&agent, taken, LeaseEnd::Forgotten);
                 Ok(Reply::Done)
             }
             Command::BeginApply { agent, paths, stage, plan } => {
@@ -209,11 +215,13 @@ impl Step<'_> {
         let paths = underway.ok_or_else(|| Rejection::NoApply(agent.clone()))?.paths.clone();
         let version = state.base_version.next();
         let live = state.live_run_of(agent).is_some();
-        let kept: Vec<RelPath> = rebased.iter().map(|(path, _)| path.clone()).collect();
-        let settled = |path: &RelPath| paths.contains(path) && !kept.contains(path);
+        let mut settled: BTreeSet<RelPath> = paths.iter().cloned().collect();
+        for (path, _) in &rebased {
+            settled.remove(path);
+        }
         let ends = |lease: &Lease| {
-            let of_a_write =
-                lease.origin == Origin::Write && lease.unit.path().is_some_and(settled);
+            let of_a_write = lease.origin == Origin::Write
+                && lease.unit.path().is_some_and(|path| settled.contains(path));
             !live || of_a_write
         };
         let paths = paths.clone();
@@ -225,11 +233,23 @@ impl Step<'_> {
     pub(super) fn emit(&mut self, event: Event) {
         // What it was before the event is what others may have waited for.
         self.look_again(&event);
+        let was_involved = self.state().locks.is_involved();
         let terms = self.may_change_terms(&event).then(|| self.state().locks.terms());
         self.machine
             .fold(&event, self.now)
             .expect("an event that was just decided fits the state it was decided on");
+        let is_about_locks = matches!(
+            event,
+            Event::Granted { .. }
+                | Event::LeaseEnded { .. }
+                | Event::Queued { .. }
+                | Event::ClaimEnded { .. }
+        );
         self.events.push(event);
+        if is_about_locks && (was_involved || self.state().locks.is_involved()) {
+            self.tangled = true;
+            self.look_at_all();
+        }
         if let Some(before) = terms.filter(|before| *before != self.state().locks.terms()) {
             self.tangled = true;
             self.look_at_all();

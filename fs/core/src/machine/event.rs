@@ -10,6 +10,7 @@ use crate::locks::{Claim, Lease, Rank};
 use crate::path::RelPath;
 use crate::plan::Plan;
 use crate::policy::{Access, Policy};
+use crate::reads::Fingerprint;
 use crate::unit::WorkUnit;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -159,6 +160,13 @@ pub enum Event {
         path: RelPath,
         /// What base held then.
         before: Before,
+    },
+    /// A run has opened files for reading.
+    Read {
+        /// Whose.
+        agent: AgentName,
+        /// Each with the version that its view showed.
+        paths: Vec<(RelPath, Fingerprint)>,
     },
     /// A path is again as it is in base.
     Forgotten {

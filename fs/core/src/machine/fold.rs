@@ -8,6 +8,8 @@ use super::{
 use crate::changeset::BasedOn;
 use crate::ids::{AgentName, RunId};
 use crate::locks::{Claim, Origin};
+use crate::path::RelPath;
+use crate::reads::{Looked, Reads};
 use crate::time::Timestamp;
 use crate::unit::WorkUnit;
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,12 +53,13 @@ impl State {
                 self.fold_moving(event, at)
             }
             Event::Based { .. }
+            | Event::Read { .. }
             | Event::Forgotten { .. }
             | Event::ApplyBegun { .. }
             | Event::Applied { .. }
             | Event::Pending { .. }
             | Event::Discarded { .. }
-            | Event::DeltaCleared { .. } => self.fold_work(event),
+            | Event::DeltaCleared { .. } => self.fold_work(event, at),
         }
     }
 
@@ -169,7 +172,7 @@ impl State {
     }
 
     /// What happens to changes.
-    fn fold_work(&mut self, event: &Event) -> Result<(), Misfit> {
+    fn fold_work(&mut self, event: &Event, at: Timestamp) -> Result<(), Misfit> {
         match event {
             Event::Based { agent, path, before } => {
                 let known = self.known_mut(agent)?;
@@ -177,6 +180,13 @@ impl State {
                 if let Some(run) = known.live.and_then(|run| self.runs.get_mut(&run)) {
                     run.written.insert(path.clone());
                 }
+            }
+            Event::Read { agent, paths } => {
+                let base = self.live_run_of(agent).map_or(self.base_version, |run| run.base);
+                let looked = |(path, version): &(RelPath, _)| {
+                    (path.clone(), Looked { version: *version, at, base })
+                };
+                self.known_mut(agent)?.reads.extend(paths.iter().map(looked));
             }
             Event::Forgotten { agent, path } => {
                 let known = self.known_mut(agent)?;
@@ -192,13 +202,21 @@ impl State {
                 self.base_version = *version;
                 let known = self.known_mut(agent)?;
                 if known.live.is_some() {
-                    known.based.retain(|path, _| !paths.contains(path));
+                    for path in paths {
+                        known.based.remove(path);
+                    }
                 } else {
                     // What was copied up and never changed is not pending either.
                     known.based.clear();
+                    known.reads.clear();
+                }
+                // It knows what it wrote.
+                for path in paths {
+                    known.reads.remove(path);
                 }
                 known.forget_settled();
                 known.based.extend(rebased.iter().cloned());
+                self.applied.insert(*version, (at, agent.clone()));
                 self.note_authors(agent, paths);
                 self.settle(agent, &Outcome::Applied(*version))?;
             }
@@ -206,6 +224,7 @@ impl State {
             Event::Discarded { agent } => {
                 let known = self.known_mut(agent)?;
                 known.based.clear();
+                known.reads.clear();
                 known.forget_settled();
                 known.clearing = true;
                 self.settle(agent, &Outcome::Discarded)?;
@@ -273,6 +292,7 @@ impl State {
         agent.pending = pending;
         if !pending {
             agent.based.clear();
+            agent.reads.clear();
         }
         agent.forget_settled();
         self.forget_authors();
@@ -335,6 +355,7 @@ fn idle(at: Timestamp) -> Agent {
         live: None,
         latest: None,
         based: BasedOn::new(),
+        reads: Reads::new(),
         coming: BTreeMap::new(),
         pending: false,
         clearing: false,

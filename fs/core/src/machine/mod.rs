@@ -37,6 +37,7 @@ use crate::ids::{AgentName, BaseVersion, ClaimId, RunId, Token};
 use crate::locks::{Claim, Lease, LockTable, Origin, Place};
 use crate::path::RelPath;
 use crate::plan::Plan;
+use crate::reads::Reads;
 use crate::time::Timestamp;
 use crate::unit::WorkUnit;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -74,6 +75,8 @@ pub struct Agent {
     pub latest: Option<RunId>,
     /// What each path it has written was based on.
     pub based: BasedOn,
+    /// What it has read, and what its changes that are pending rest on.
+    pub reads: Reads,
     /// Where base has changed under that since.
     pub coming: BTreeMap<RelPath, Coming>,
     /// Whether its latest run left changes that are neither applied nor discarded.
@@ -181,6 +184,8 @@ pub struct State {
     pub base_version: BaseVersion,
     /// Applies that have begun and not ended.
     pub underway: BTreeMap<AgentName, Underway>,
+    /// When each version of base was made, and by whom.
+    pub applied: BTreeMap<BaseVersion, (Timestamp, AgentName)>,
     /// Who last changed each path, while a run may live whose view is older than that.
     pub recent: BTreeMap<RelPath, Author>,
     /// The latest waits and refusals, oldest first.

@@ -127,9 +127,10 @@ impl State {
         self.forget_authors();
     }
 
-    /// Without a live run every view is at the newest version, and nobody will ask.
+    /// Without a live run every view is at the newest version, and without changes that rest on
+    /// what was read nobody will ask.
     pub(super) fn forget_authors(&mut self) {
-        if self.agents.values().all(|agent| agent.live.is_none()) {
+        if self.agents.values().all(|agent| agent.live.is_none() && agent.reads.is_empty()) {
             self.recent.clear();
         }
     }

@@ -258,6 +258,19 @@ fn a_deadlock_is_refused_at_once() {
 }
 
 #[test]
+fn nobody_is_let_past_by_a_claim_that_does_not_wait_for_it() {
+    let mut s = Story::with(&["alice", "bob", "carol"]);
+    s.write("carol", "d/e/");
+    s.write("alice", "d/a");
+    assert_eq!(s.write("bob", "d/a"), Reply::Waiting(ClaimId(1)));
+    // Behind carol alone: bob, who is ahead, waits for alice himself.
+    assert_eq!(s.write("alice", "d/"), Reply::Waiting(ClaimId(2)));
+    // So bob waits behind alice, and would wait for himself if he got it.
+    assert_eq!(s.write("bob", "d/b"), Reply::Waiting(ClaimId(3)));
+    assert_eq!(s.machine.state.locks.knot(), None);
+}
+
+#[test]
 fn what_was_written_again_during_an_apply_stays_pending_and_leased() {
     let mut s = Story::with(&["alice", "bob"]);
     s.write("alice", "a");

@@ -123,9 +123,18 @@ impl Oracle {
         let missing = claim.wants.iter().filter(|want| !self.has(claim.agent, want));
         missing.into_iter().any(|want| {
             let mut others = self.holders(claim.agent, want);
-            others.extend(self.rivals(claim.agent, want, at).iter().map(|rival| rival.0.agent));
+            let rivals = self.rivals(claim.agent, want, at).into_iter();
+            let rivals = rivals.filter(|rival| rival.0.agent == agent);
+            let ahead = rivals.filter(|rival| !self.waits_for_side_of(rival.1, claim.agent));
+            others.extend(ahead.map(|rival| rival.0.agent));
             others.contains(&agent)
         })
+    }
+
+    /// Whether the claim at `at` waits for `agent`, or for one that it works for.
+    fn waits_for_side_of(&self, at: usize, agent: usize) -> bool {
+        let mut side = (0..5).filter(|other| *other == agent || works_for(agent, *other));
+        side.any(|one| self.waits_for(at, one))
     }
 
     /// What is in the way of each of the wants, wish by wish, with how many have to go.
@@ -141,10 +150,8 @@ impl Oracle {
                 }
             }
             for (claim, at, wish) in self.rivals(agent, want, ahead) {
-                let side = AGENTS.iter().enumerate().map(|(other, _)| other);
-                let mut side = side.filter(|other| *other == agent || works_for(agent, *other));
                 let taken = counts(&want.unit) && by.iter().any(|other| other.0 == claim.agent);
-                if !taken && !side.any(|one| self.waits_for(at, one)) {
+                if !taken && !self.waits_for_side_of(at, agent) {
                     by.push((claim.agent, wish.unit.clone(), false));
                 }
             }

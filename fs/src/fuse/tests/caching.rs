@@ -1,6 +1,7 @@
 //! What the kernel keeps, what it works on by itself, and what makes it ask again.
 
 use super::*;
+use crate::view::DOTS;
 use std::time::{Duration, Instant};
 
 fn requests(m: &Mounted, kind: &str) -> u64 {
@@ -141,4 +142,60 @@ fn a_listing_of_many_names_is_whole_while_names_come_and_go() {
     assert_eq!(seen.len(), count, "no name twice");
     let there = |name: &String| seen.iter().any(|s| s.to_str() == Some(name));
     assert!((50..3000).map(|n| n.to_string()).all(|name| there(&name)), "what stayed is there");
+}
+
+#[test]
+fn what_was_written_since_a_file_was_read_is_not_covered_by_what_was_read() {
+    let m = mounted(&[("a", "old\n"), ("b", "old\n")]);
+    let view = m.view.view();
+    let keeps = |name: &str, meanwhile: &str| {
+        let attr = view.lookup(crate::view::ROOT, OsStr::new(name)).unwrap().unwrap();
+        let opened = view.open_read(attr.ino, OFlags::RDONLY).unwrap();
+        m.run(meanwhile);
+        let none = |_: &_| Err(std::io::ErrorKind::Unsupported.into());
+        match Kernel::default().answer(view, attr.ino, &opened, none) {
+            kernel::Answer::Flags(flags) => flags.contains(fuser::FopenFlags::FOPEN_KEEP_CACHE),
+            kernel::Answer::Through(..) => false,
+        }
+    };
+    assert!(keeps("a", ":"));
+    assert!(!keeps("b", "echo new >b"));
+}
+
+#[test]
+fn a_listing_that_fails_midway_gives_what_it_has_and_fails_when_asked_for_the_rest() {
+    use rustix::mount::{MountFlags, UnmountFlags, unmount};
+    let m = mounted(&[("d/1", ""), ("d/2", ""), ("d/3", ""), ("d/4", ""), ("d/dead/x", "")]);
+    // A mount whose server is gone answers ENOTCONN to whoever looks at it.
+    let device = fs::File::options().read(true).write(true).open("/dev/fuse").unwrap();
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&device);
+    let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0");
+    let options = std::ffi::CString::new(options).unwrap();
+    let dead = m.base("d/dead");
+    rustix::mount::mount("dead", &dead, "fuse", MountFlags::empty(), options.as_c_str()).unwrap();
+    drop(device);
+    let view = m.view.view();
+    let d = view.lookup(crate::view::ROOT, OsStr::new("d")).unwrap().unwrap().ino;
+    let workers = || Workers::start("test", 1).unwrap();
+    let adapter = Adapter::new(
+        view.clone(),
+        (workers(), workers()),
+        Arc::default(),
+        Announced::new(Trust::default()),
+    );
+    let (mut offset, mut told) = (DOTS, Vec::new());
+    let failed = loop {
+        let before = told.len();
+        let filled = adapter.fill(d, offset, |attr, cookie, name| {
+            told.push((attr.ino, name.to_owned()));
+            offset = cookie;
+            (false, true)
+        });
+        match filled {
+            Err(_) => break told.len() == before,
+            Ok(()) => assert!(told.len() > before, "it fails in the end"),
+        }
+    };
+    unmount(&dead, UnmountFlags::DETACH).unwrap();
+    assert!(failed, "what fails has told the kernel of nothing: {told:?}");
 }

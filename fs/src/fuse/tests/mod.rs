@@ -124,10 +124,11 @@ impl Gate for TestGate {
 struct TestGuard(Arc<TestGate>);
 
 struct Mounted {
+    // The order matters: what is mounted in the directory goes before it, or it would stay.
     _guard: TestGuard,
+    view: MountedView,
     dir: tempfile::TempDir,
     gate: Arc<TestGate>,
-    view: MountedView,
 }
 
 impl Drop for TestGuard {
