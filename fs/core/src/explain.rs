@@ -46,7 +46,7 @@ pub fn waits(state: &State, claim: &Claim, now: Timestamp) -> String {
 /// Everything that a claim waits for, each with the way out.
 pub fn reasons(state: &State, claim: &Claim, now: Timestamp) -> Vec<(String, String)> {
     let submission = claim.run.and_then(|run| state.submitted.get(&run));
-    let turns = submission.map(|submission| state.turns(submission)).unwrap_or_default();
+    let turns = submission.map(|s| state.turns(s)).unwrap_or_default();
     let turns = turns.into_iter().map(|turn| not_its_turn(state, turn));
     let asks = claim.asks.then(|| {
         let id = claim.id;

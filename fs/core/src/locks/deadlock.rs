@@ -25,7 +25,7 @@ impl LockTable {
         wants: &[Want],
         place: Option<Place>,
     ) -> Option<Vec<AgentName>> {
-        let is_last = place.is_none_or(|place| self.line.last().is_none_or(|last| *last < place));
+        let is_last = place.is_none_or(|place| self.is_last(place));
         let has_something =
             self.by_agent.contains_key(agent) || self.claims_by_agent.contains_key(agent);
         if is_last && !has_something {

@@ -10,10 +10,12 @@
 
 mod deadlock;
 mod index;
+mod lineage;
 mod order;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use lineage::Terms;
 pub use order::{HEAD_START, InvalidPriority, Place, Priority, Rank};
 
 use crate::config::Span;
@@ -243,6 +245,11 @@ impl LockTable {
         self.line.iter().map(|place| &self.queue[&place.claim])
     }
 
+    /// Whether nobody in the queue is behind `place`.
+    pub(crate) fn is_last(&self, place: Place) -> bool {
+        self.line.last().is_none_or(|last| *last < place)
+    }
+
     /// The claim with this id, if it still waits.
     pub fn claim(&self, id: ClaimId) -> Option<&Claim> {
         self.queue.get(&id)
@@ -272,19 +279,6 @@ impl LockTable {
     /// How many may hold the unit at once, if it is a counting unit.
     pub fn slots_of(&self, unit: &WorkUnit) -> Option<usize> {
         self.slots.get(unit).copied()
-    }
-
-    /// Whether `agent` works for `other`, directly or not: what `other` holds is not in its way.
-    pub fn works_for(&self, agent: &AgentName, other: &AgentName) -> bool {
-        let mut at = agent;
-        // Nobody works for itself: a run's parent is there before it.
-        while let Some(above) = self.works_for.get(at) {
-            if above == other {
-                return true;
-            }
-            at = above;
-        }
-        false
     }
 
     /// The agent's lease that already gives it `want`.
@@ -320,8 +314,10 @@ impl LockTable {
     /// What keeps `agent` from having `wants` now, wish by wish: leases of others, and claims of
     /// others that are ahead of `place` (of all, without one).
     ///
-    /// A claim that is ahead does not count if it waits for this very agent, for what that holds
-    /// or for what it claimed earlier: whoever waits for an agent must not also hold that agent up.
+    /// A claim that is ahead does not count if it waits for this very agent (or for one that it
+    /// works for), for what that holds or for what it claimed earlier: whoever waits for an agent
+    /// must not also hold that agent up. (Whoever wants a slot counts as waiting for all who have
+    /// one, also while another is free: so it can't change who waits for whom when one gets free.)
     pub fn blocks(&self, agent: &AgentName, wants: &[Want], place: Option<Place>) -> Vec<Block> {
         let missing = wants.iter().filter(|want| self.held(agent, want).is_none());
         missing.filter_map(|want| self.block(agent, want, place)).collect()
@@ -341,7 +337,7 @@ impl LockTable {
                 let tolerated = slots.is_none() && other.mode.compatible(want.mode);
                 other.unit.overlaps(&want.unit) && !tolerated
             })?;
-            (!self.waits_for(claim, agent)).then(|| Obstacle {
+            (!self.waits_for_its_side(claim, agent)).then(|| Obstacle {
                 agent: claim.agent.clone(),
                 unit: wish.unit.clone(),
                 since: claim.since,
@@ -352,8 +348,12 @@ impl LockTable {
             let is_ahead = place.is_none_or(|place| claim.place() < place);
             is_ahead && self.is_ready(claim.id) && !self.tolerates(&claim.agent, agent)
         });
-        by.extend(ahead.filter_map(against));
-        // Of a counting unit each holder, and each that is ahead, takes one.
+        for obstacle in ahead.filter_map(against) {
+            // Of a counting unit each agent takes one, whether it holds it or is ahead.
+            if slots.is_none() || by.iter().all(|other| other.agent != obstacle.agent) {
+                by.push(obstacle);
+            }
+        }
         let free = slots.unwrap_or(1);
         match slots {
             Some(_) if by.len() < free => None,
@@ -389,11 +389,6 @@ impl LockTable {
             && !below(Box::new(self.wanted.agents_below(&unit, Mode::Exclusive)))
     }
 
-    /// Whether what `holder` has is not in the way of `agent`.
-    fn tolerates(&self, holder: &AgentName, agent: &AgentName) -> bool {
-        holder == agent || self.works_for(agent, holder)
-    }
-
     /// The leases of others that `want` of `agent` can't be beside.
     fn against(&self, agent: &AgentName, want: &Want) -> Vec<&Lease> {
         let counts = self.slots.contains_key(&want.unit);
@@ -413,12 +408,15 @@ impl LockTable {
     /// Whether `agent` is in the way of `claim`: by a lease, or by a claim further ahead that does
     /// not itself wait for whose `claim` is.
     fn waits_for(&self, claim: &Claim, agent: &AgentName) -> bool {
+        if self.tolerates(agent, &claim.agent) {
+            return false;
+        }
         let holds = self.by_agent.contains_key(agent);
         // Each step goes further ahead, so this ends.
         let is_ahead = |own: &&Claim| {
             own.place() < claim.place()
                 && self.is_ready(own.id)
-                && !self.waits_for(own, &claim.agent)
+                && !self.waits_for_its_side(own, &claim.agent)
         };
         let ahead: Vec<&Claim> = self.claims_of(agent).filter(is_ahead).collect();
         if !holds && ahead.is_empty() {
@@ -444,6 +442,18 @@ impl LockTable {
         self.is_ready(claim.id)
             && !missing().any(is_taken)
             && missing().all(|want| self.block(&claim.agent, want, Some(claim.place())).is_none())
+    }
+
+    /// The leases that have to end for `agent` to have `want`: of a counting unit the newest, and
+    /// only as many as are too many.
+    pub(crate) fn to_take(&self, agent: &AgentName, want: &Want) -> BTreeSet<Token> {
+        if self.held(agent, want).is_some() {
+            return BTreeSet::new();
+        }
+        let tokens: BTreeSet<Token> =
+            self.against(agent, want).into_iter().map(|lease| lease.token).collect();
+        let spared = self.slots_of(&want.unit).map_or(0, |slots| slots.saturating_sub(1));
+        tokens.into_iter().skip(spared).collect()
     }
 
     pub(crate) fn insert(&mut self, lease: Lease) {
@@ -531,12 +541,5 @@ impl LockTable {
 
     pub(crate) fn set_slots(&mut self, slots: BTreeMap<WorkUnit, usize>) {
         self.slots = slots;
-    }
-
-    pub(crate) fn set_works_for(&mut self, agent: &AgentName, other: Option<AgentName>) {
-        match other {
-            Some(other) => self.works_for.insert(agent.clone(), other),
-            None => self.works_for.remove(agent),
-        };
     }
 }

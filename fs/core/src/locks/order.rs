@@ -103,6 +103,14 @@ pub struct Place {
     pub claim: ClaimId,
 }
 
+impl Place {
+    /// The last place ahead of this that `claim` can have.
+    pub(crate) fn right_before(self, claim: ClaimId) -> Self {
+        let rank = if claim < self.claim { self.rank } else { self.rank.before() };
+        Self { rank, claim }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

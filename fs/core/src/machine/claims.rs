@@ -53,7 +53,10 @@ impl Step<'_> {
             Grantee { agent: &agent, run: run_id, origin, by_operator: by == Asker::Operator };
         let asks = by == Asker::Agent
             && policy.as_ref().is_some_and(|p| missing.iter().any(|w| asks(p, w)));
-        let obstacles = self.state().locks.obstacles(&agent, &wants, None);
+        let priority = policy.as_ref().map(|policy| policy.priority).unwrap_or_default();
+        let id = ClaimId(self.state().last_claim.0 + 1);
+        let place = Place { rank: Rank::of(self.now, priority), claim: id };
+        let obstacles = self.state().locks.obstacles(&agent, &wants, Some(place));
         let Some(first) = obstacles.first().map(|o| o.unit.clone()).or_else(|| {
             // What nothing is in the way of can still be a question to the operator.
             missing.first().filter(|_| asks).map(|want| want.unit.clone())
@@ -67,14 +70,13 @@ impl Step<'_> {
             let text = explain::too_many(&agent, &first, wants.len(), waiting);
             return self.refuse(agent, first, RefusalKind::TooMany, text);
         }
-        let priority = policy.as_ref().map(|policy| policy.priority).unwrap_or_default();
         let wait = wait.unwrap_or_else(|| longest_wait(policy.as_ref(), &missing));
         let claim = Claim {
-            id: ClaimId(self.state().last_claim.0 + 1),
+            id,
             agent: agent.clone(),
             run: run_id,
             wants,
-            rank: Rank::of(self.now, priority),
+            rank: place.rank,
             since: self.now,
             deadline: Some(self.now.plus(wait)),
             cause,
@@ -82,12 +84,12 @@ impl Step<'_> {
             asks,
             by_operator: by == Asker::Operator,
         };
-        let circle = self.state().locks.deadlock(&agent, &claim.wants, Some(claim.place()));
+        let circle = self.state().locks.deadlock(&agent, &claim.wants, Some(place));
         if let Some(circle) = circle.filter(|_| !asks) {
             let text = explain::deadlocked(&agent, &first, &claim.cause, &circle);
             return self.refuse(agent, first, RefusalKind::Deadlock, text);
         }
-        let (id, why) = (claim.id, explain::waits(self.state(), &claim, self.now));
+        let why = explain::waits(self.state(), &claim, self.now);
         self.emit(Event::Queued { claim, why });
         if wait == Duration::ZERO {
             self.end_claim(id, ClaimEnd::TimedOut);
@@ -261,8 +263,12 @@ impl Step<'_> {
             let (id, agent) = (claim.id, claim.agent.clone());
             let unit = claim.wants.first().map(|want| want.unit.clone()).unwrap_or_default();
             let text = explain::deadlocked(&agent, &unit, &claim.cause, &circle);
+            let run = claim.run.filter(|_| claim.origin == Origin::Start);
             let (end, wants) = (ClaimEnd::Deadlock, claim.wants.clone());
             self.emit(Event::ClaimEnded { claim: id, agent, end, text, wants });
+            if let Some(run) = run {
+                self.give_up_after(run, NEVER_STARTED);
+            }
             self.grant_what_is_free();
         }
     }
@@ -274,8 +280,14 @@ impl Step<'_> {
     pub(super) fn end_claim_because(&mut self, id: ClaimId, end: ClaimEnd, why: Option<&str>) {
         if let Some(claim) = self.state().locks.claim(id).cloned() {
             let text = explain::wait_ended(self.state(), &claim, end, why, self.now);
-            let Claim { agent, wants, .. } = claim;
+            let Claim { agent, wants, run, origin, .. } = claim;
             self.emit(Event::ClaimEnded { claim: id, agent, end, text, wants });
+            if origin == Origin::Start
+                && end != ClaimEnd::Granted
+                && let Some(run) = run
+            {
+                self.give_up_after(run, NEVER_STARTED);
+            }
         }
     }
 
@@ -342,17 +354,45 @@ impl Step<'_> {
     }
 
     pub(super) fn move_claim(&mut self, claim: ClaimId, to: Line) -> Result<Reply, Rejection> {
-        let agent = self.waiting(claim)?.agent.clone();
-        let others = || self.state().locks.queue().filter(|other| other.id != claim);
-        let rank = match to {
-            Line::First => others().next().map(|first| first.rank.before()),
-            Line::Last => others().last().map(|last| last.rank.after()),
-            Line::Before(other) => Some(self.waiting(other)?.rank.before()),
+        self.waiting(claim)?;
+        if to == Line::Before(claim) {
+            return Ok(Reply::Done);
+        }
+        let others = self.state().locks.queue().filter(|other| other.id != claim);
+        let others: Vec<Place> = others.map(Claim::place).collect();
+        let before = match to {
+            Line::First => 0,
+            Line::Last => others.len(),
+            Line::Before(other) => {
+                let at = others.iter().position(|place| place.claim == other);
+                at.ok_or(Rejection::NoSuchClaim(other))?
+            }
         };
-        if let Some(rank) = rank {
-            self.emit(Event::ClaimMoved { claim, agent, rank });
+        let (ahead, behind) = others.split_at(before);
+        let Some(next) = behind.first() else {
+            if let Some(last) = ahead.last() {
+                self.put_at(Place { rank: last.rank.after(), claim });
+            }
+            return Ok(Reply::Done);
+        };
+        // Where ranks leave no room for it, those ahead move up.
+        let mut at = next.right_before(claim);
+        self.put_at(at);
+        for place in ahead.iter().rev() {
+            if *place < at {
+                break;
+            }
+            at = at.right_before(place.claim);
+            self.put_at(at);
         }
         Ok(Reply::Done)
+    }
+
+    fn put_at(&mut self, place: Place) {
+        let Place { rank, claim } = place;
+        if let Some(agent) = self.state().locks.claim(claim).map(|claim| claim.agent.clone()) {
+            self.emit(Event::ClaimMoved { claim, agent, rank });
+        }
     }
 
     /// What is only somebody's turn is passed over; what somebody holds is not, without `steal`.
@@ -372,7 +412,10 @@ impl Step<'_> {
             self.emit(Event::Approved { claim: id, agent: claim.agent.clone() });
         }
         if steal || holders.is_empty() {
-            let stolen = self.take_away(&claim.agent, &claim.wants);
+            let locks = &self.state().locks;
+            let to_take = claim.wants.iter().flat_map(|want| locks.to_take(&claim.agent, want));
+            let to_take = to_take.collect();
+            let stolen = self.take_away(to_take);
             self.grant_claim(&Claim { by_operator: true, ..claim });
             return Ok(Reply::Stolen(stolen));
         }
@@ -389,7 +432,12 @@ impl Step<'_> {
         }
         let spared = to.clone().unwrap_or_else(|| OPERATOR.parse().expect("it is a name"));
         let wants = [Want::exclusive(unit.clone())];
-        let stolen = self.take_away(&spared, &wants);
+        let locks = &self.state().locks;
+        let is_anothers =
+            |lease: &&Lease| lease.agent != spared && !locks.works_for(&spared, &lease.agent);
+        let theirs = locks.overlapping(&unit).filter(is_anothers);
+        let theirs = theirs.map(|lease| lease.token).collect();
+        let stolen = self.take_away(theirs);
         if stolen.is_empty() && to.is_none() {
             return Err(Rejection::NobodyHolds(unit));
         }
@@ -401,15 +449,8 @@ impl Step<'_> {
         Ok(Reply::Stolen(stolen))
     }
 
-    /// Takes from others what stands in the way of `wants`; their work stays, without its leases.
-    fn take_away(&mut self, spared: &AgentName, wants: &[Want]) -> Vec<(AgentName, WorkUnit)> {
-        let locks = &self.state().locks;
-        let overlapping = wants.iter().flat_map(|want| {
-            locks.overlapping(&want.unit).filter(|lease| !lease.mode.compatible(want.mode))
-        });
-        let others = overlapping
-            .filter(|lease| lease.agent != *spared && !locks.works_for(spared, &lease.agent));
-        let taken: BTreeSet<Token> = others.map(|lease| lease.token).collect();
+    /// Takes leases from those who hold them; their work stays, without its leases.
+    fn take_away(&mut self, taken: BTreeSet<Token>) -> Vec<(AgentName, WorkUnit)> {
         let mut stolen = Vec::new();
         for token in taken {
             let Some(lease) = self.state().locks.lease(token) else { continue };
@@ -431,6 +472,9 @@ impl Step<'_> {
         self.state().locks.claim(claim).ok_or(Rejection::NoSuchClaim(claim))
     }
 }
+
+/// What became of a run whose wait ended otherwise than by a grant.
+const NEVER_STARTED: &str = "it never started";
 
 /// A place that nobody is ahead of.
 const FIRST: Place = Place { rank: Rank(i64::MIN), claim: ClaimId(0) };

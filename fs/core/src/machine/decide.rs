@@ -6,8 +6,8 @@ use super::{
 };
 use crate::changeset::Before;
 use crate::explain;
-use crate::ids::{AgentName, ClaimId};
-use crate::locks::{Claim, Lease, Origin, Place};
+use crate::ids::{AgentName, ClaimId, Token};
+use crate::locks::{Claim, Lease, Origin, Place, Terms};
 use crate::path::RelPath;
 use crate::time::Timestamp;
 use crate::unit::WorkUnit;
@@ -237,17 +237,60 @@ impl Step<'_> {
     pub(super) fn emit(&mut self, event: Event) {
         // What it was before the event is what others may have waited for.
         self.look_again(&event);
+        let was_involved = self.state().locks.is_involved();
+        let terms = self.may_change_terms(&event).then(|| self.state().locks.terms());
         self.machine
             .fold(&event, self.now)
             .expect("an event that was just decided fits the state it was decided on");
-        if let Event::RunStarted { .. } | Event::RunEnded { .. } | Event::Configured { .. } = event
-        {
-            let runs = self.state().locks.queue().filter(|claim| claim.origin == Origin::Start);
-            let runs: Vec<Place> = runs.map(Claim::place).collect();
-            self.tangled |= !runs.is_empty();
-            self.to_look_at.extend(runs);
-        }
+        let is_about_locks = matches!(
+            event,
+            Event::Granted { .. }
+                | Event::LeaseEnded { .. }
+                | Event::Queued { .. }
+                | Event::ClaimEnded { .. }
+        );
         self.events.push(event);
+        if is_about_locks && (was_involved || self.state().locks.is_involved()) {
+            self.tangled = true;
+            self.look_at_all();
+        }
+        if let Some(before) = terms.filter(|before| *before != self.state().locks.terms()) {
+            self.tangled = true;
+            self.look_at_all();
+            self.part_ways(&before);
+        }
+    }
+
+    /// Whether turns, slots or lineage may be others after the event.
+    fn may_change_terms(&self, event: &Event) -> bool {
+        let is_of_a_run = |id: &ClaimId| {
+            self.state().locks.claim(*id).is_some_and(|claim| claim.origin == Origin::Start)
+        };
+        match event {
+            Event::RunQueued { .. }
+            | Event::RunStarted { .. }
+            | Event::RunEnded { .. }
+            | Event::Configured { .. } => true,
+            Event::Queued { claim, .. } => claim.origin == Origin::Start,
+            Event::ClaimEnded { claim, .. } | Event::ClaimMoved { claim, .. } => is_of_a_run(claim),
+            _ => false,
+        }
+    }
+
+    /// Who worked for another until now has no right any more to what it has only beside that
+    /// one's leases. Its work stays.
+    fn part_ways(&mut self, before: &Terms) {
+        for agent in self.state().locks.parted(before) {
+            let tokens: Vec<Token> =
+                self.state().locks.leases_of(&agent).map(|lease| lease.token).collect();
+            for token in tokens {
+                let locks = &self.state().locks;
+                if locks.lease(token).is_some_and(|lease| locks.clashes(lease)) {
+                    self.end_leases(&agent, LeaseEnd::Parted, |lease| lease.token == token);
+                }
+            }
+            self.seal_if_bare(&agent);
+        }
     }
 
     /// Notes which claims an event may let through.
@@ -255,33 +298,49 @@ impl Step<'_> {
         match event {
             Event::LeaseEnded { agent, unit, .. } => {
                 // Who waited for this agent was not in its way; now it may be.
-                let waits = self.state().locks.claims_of(agent).next().is_some();
-                self.tangled |= waits;
+                let locks = &self.state().locks;
+                let waits = locks.claims_of(agent).next().is_some();
+                self.tangled |= waits || locks.helper_waits(agent);
                 self.look_at_those_that_want(unit);
-            }
-            Event::Granted { lease } => {
-                // Who waits for this agent from now on is not in its way any more.
-                let units = self.wanted_with(&lease.unit);
-                for unit in units.iter().chain([&lease.unit]) {
-                    self.look_at_those_that_want(unit);
+                // What it wanted and had it misses now, and so waits for others, who are let by.
+                let own: Vec<ClaimId> =
+                    self.state().locks.claims_of(agent).map(|claim| claim.id).collect();
+                for claim in own {
+                    self.look_at_those_beside(claim);
                 }
             }
-            Event::Queued { claim, .. } => self.look_at_claims_of(&claim.agent),
+            Event::Granted { lease } => {
+                // Who waits for this agent from now on is not in its way any more; and the agent may
+                // wait for it, or for less than before.
+                let locks = &self.state().locks;
+                let waits = locks.claims_of(&lease.agent).next().is_some();
+                self.tangled |= waits && locks.wanting(&lease.unit).next().is_some();
+                self.look_at_those_that_want_with(&lease.unit);
+            }
+            Event::Queued { claim, .. } => {
+                // Those behind it wait for it from now on.
+                if !self.state().locks.is_last(claim.place()) {
+                    self.tangled = true;
+                    for want in &claim.wants {
+                        self.look_at_those_that_want_with(&want.unit);
+                    }
+                }
+                self.look_at_claims_of(&claim.agent);
+            }
             Event::ClaimEnded { claim, agent, .. } => {
-                let waits = self.state().locks.claims_of(agent).nth(1).is_some();
-                self.tangled |= waits;
+                let locks = &self.state().locks;
+                let waits = locks.claims_of(agent).nth(1).is_some();
+                self.tangled |= waits || locks.helper_waits(agent);
                 self.look_at_those_beside(*claim);
             }
-            Event::ClaimMoved { claim, agent, rank } => {
+            Event::ClaimMoved { claim, rank, .. } => {
                 self.tangled = true;
+                self.look_at_all();
                 self.to_look_at.insert(Place { rank: *rank, claim: *claim });
-                self.look_at_claims_of(agent);
-                self.look_at_those_beside(*claim);
             }
-            Event::Approved { claim, agent } => {
+            Event::Approved { .. } => {
                 self.tangled = true;
-                self.look_at_claims_of(agent);
-                self.look_at_those_beside(*claim);
+                self.look_at_all();
             }
             _ => {}
         }
@@ -289,6 +348,11 @@ impl Step<'_> {
 
     fn look_at_those_that_want(&mut self, unit: &WorkUnit) {
         let places: Vec<Place> = self.state().locks.wanting(unit).map(Claim::place).collect();
+        self.to_look_at.extend(places);
+    }
+
+    fn look_at_all(&mut self) {
+        let places: Vec<Place> = self.state().locks.queue().map(Claim::place).collect();
         self.to_look_at.extend(places);
     }
 
@@ -304,9 +368,14 @@ impl Step<'_> {
         }
     }
 
-    /// All that is wanted together with something of `unit`.
-    fn wanted_with(&self, unit: &WorkUnit) -> BTreeSet<WorkUnit> {
+    /// Those that want something of `unit`, or of what is wanted together with it.
+    fn look_at_those_that_want_with(&mut self, unit: &WorkUnit) {
         let wanting = self.state().locks.wanting(unit);
-        wanting.flat_map(|claim| &claim.wants).map(|want| want.unit.clone()).collect()
+        let mut units: BTreeSet<WorkUnit> =
+            wanting.flat_map(|claim| &claim.wants).map(|want| want.unit.clone()).collect();
+        units.insert(unit.clone());
+        for unit in &units {
+            self.look_at_those_that_want(unit);
+        }
     }
 }

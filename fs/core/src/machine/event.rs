@@ -361,6 +361,8 @@ pub enum LeaseEnd {
     Stolen,
     /// Its holder has the unit exclusively now.
     Upgraded,
+    /// Its holder works no more for the one beside whose lease it was.
+    Parted,
 }
 
 impl fmt::Display for LeaseEnd {
@@ -375,6 +377,7 @@ impl fmt::Display for LeaseEnd {
             Self::Forgotten => "the path is again as in base",
             Self::Stolen => "the operator took it",
             Self::Upgraded => "it became an exclusive one",
+            Self::Parted => "it was only beside the lease of the one that the agent worked for",
         })
     }
 }

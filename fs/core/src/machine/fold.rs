@@ -69,6 +69,7 @@ impl State {
             Event::RunQueued { submission } => {
                 self.last_run = self.last_run.max(submission.run);
                 self.submitted.insert(submission.run, (**submission).clone());
+                self.line_up(&submission.agent);
             }
             Event::Configured { settings } => {
                 self.settings = settings.clone();
@@ -119,9 +120,8 @@ impl State {
             Event::Granted { lease } => {
                 self.last_token = self.last_token.max(lease.token);
                 let holder = self.agents.entry(lease.agent.clone()).or_insert_with(|| idle(at));
-                if holder.live.is_none() {
-                    holder.last_sign = at;
-                }
+                // Whoever gets something has asked for it just now, or waits for it.
+                holder.last_sign = at;
                 if let Some(run) = lease.run.and_then(|run| self.runs.get_mut(&run)) {
                     run.units.insert(lease.unit.clone());
                 }
@@ -143,6 +143,7 @@ impl State {
             }
             Event::ClaimMoved { claim, rank, .. } => {
                 self.locks.move_to(*claim, *rank).then_some(()).ok_or_else(|| misfit(claim))?;
+                self.hold_back_runs();
             }
             Event::Approved { claim, .. } => {
                 self.locks.approve(*claim).then_some(()).ok_or_else(|| misfit(claim))?;
@@ -151,6 +152,7 @@ impl State {
                 let claim = self.locks.dequeue(*claim).ok_or_else(|| misfit(claim))?;
                 if claim.origin == Origin::Start && *end != ClaimEnd::Granted {
                     self.submitted.retain(|_, submission| submission.claim != claim.id);
+                    self.line_up(&claim.agent);
                     self.hold_back_runs();
                 }
                 if *end != ClaimEnd::RunEnded {
@@ -241,16 +243,27 @@ impl State {
         agent.sealed = false;
         agent.last_sign = run.started;
         agent.ttl = run.policy.ttl.0;
-        self.locks.set_works_for(&run.agent, run.parent.clone());
         self.submitted.remove(&run.id);
+        let agent = run.agent.clone();
         self.runs.insert(run.id, run);
+        self.line_up(&agent);
         self.hold_back_runs();
+    }
+
+    /// An agent works for whom its run works: the live one, or else the next, or else the latest.
+    fn line_up(&mut self, agent: &AgentName) {
+        let known = self.agents.get(agent);
+        let is_live = known.is_some_and(|known| known.live.is_some());
+        let next = self.submitted.values().find(|next| !is_live && next.agent == *agent);
+        let latest = known.and_then(|known| self.runs.get(&known.latest?));
+        let parent = next
+            .map_or_else(|| latest.and_then(|run| run.parent.clone()), |next| next.parent.clone());
+        self.locks.set_works_for(agent, parent);
     }
 
     /// Runs whose turn it is not are in nobody's way.
     fn hold_back_runs(&mut self) {
-        let turns =
-            |submission: &Submission| (submission.claim, !self.turns(submission).is_empty());
+        let turns = |queued: &Submission| (queued.claim, !self.turns(queued).is_empty());
         let turns: Vec<_> = self.submitted.values().map(turns).collect();
         for (claim, is_held_back) in turns {
             self.locks.hold_back(claim, is_held_back);
@@ -268,6 +281,7 @@ impl State {
         let known = self.runs.get_mut(&run).ok_or_else(|| misfit(&run))?;
         known.ended = Some(ended);
         known.outcome = Some(outcome);
+        let name = agent.clone();
         let agent = self.known_mut(agent)?;
         agent.live = None;
         agent.last_sign = ended.0;
@@ -278,6 +292,7 @@ impl State {
         }
         agent.forget_settled();
         self.forget_authors();
+        self.line_up(&name);
         self.hold_back_runs();
         Ok(())
     }

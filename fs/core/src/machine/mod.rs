@@ -62,7 +62,7 @@ pub enum Turn {
     SameAgent(RunId),
     /// It starts after this one.
     After(RunId),
-    /// As many runs are alive as may be.
+    /// As many runs are alive, or ahead of it, as may be alive.
     Parallel(usize),
 }
 
@@ -251,7 +251,7 @@ impl State {
         self.locks.ttls_of(agent).map(|ttl| self.ends(agent, ttl)).min()
     }
 
-    /// Whether the run may start as far as turns go: it is not held back by others.
+    /// What keeps a run from starting as far as turns go.
     pub fn turns(&self, submission: &Submission) -> Vec<Turn> {
         let mut turns = Vec::new();
         if let Some(run) = self.agents.get(&submission.agent).and_then(|agent| agent.live) {
@@ -264,10 +264,9 @@ impl State {
         turns.extend(
             submission.after.iter().filter(|after| !is_over(after)).map(|a| Turn::After(a.run)),
         );
+        // A run that is ahead and waits for units leaves its room to others meanwhile.
         let alive = self.agents.values().filter(|agent| agent.live.is_some()).count();
-        if let Some(most) = self.settings.max_parallel.filter(|most| alive >= *most) {
-            turns.push(Turn::Parallel(most));
-        }
+        turns.extend(self.settings.max_parallel.filter(|most| alive >= *most).map(Turn::Parallel));
         turns
     }
 

@@ -66,11 +66,10 @@ impl Step<'_> {
             asks: false,
             by_operator: true,
         };
-        let locks = &self.state().locks;
+        let place = Some(claim.place());
+        let locks = self.state().locks.if_works_for(&agent, submission.parent.as_ref());
         let is_its_turn = self.state().turns(&submission).is_empty();
-        // Runs that are ahead and could start have started: the others wait for units, and hold up
-        // nobody but those who want the same.
-        if is_its_turn && locks.obstacles(&agent, &claim.wants, Some(claim.place())).is_empty() {
+        if is_its_turn && locks.obstacles(&agent, &claim.wants, place).is_empty() {
             self.begin_run(submission);
             let (origin, by_operator) = (Origin::Start, true);
             self.grant(
@@ -79,7 +78,8 @@ impl Step<'_> {
             );
             return Ok(Reply::Started(run, agent));
         }
-        if let Some(circle) = locks.deadlock(&agent, &claim.wants, Some(claim.place())) {
+        let circle = locks.deadlock(&agent, &claim.wants, place);
+        if let Some(circle) = circle.filter(|_| is_its_turn) {
             let unit = claim.wants.first().map(|want| want.unit.clone()).unwrap_or_default();
             return Err(Rejection::Deadlock(explain::deadlocked(&agent, &unit, "run", &circle)));
         }
@@ -155,7 +155,15 @@ impl Step<'_> {
         // Named units protect what runs, and nothing runs any more.
         let is_named = |lease: &Lease| lease.unit.path().is_none();
         self.end_leases(&agent, LeaseEnd::RunEnded, |lease| changed == 0 || is_named(lease));
-        let in_vain = |after: &After| after.run == run && after.succeeded && exit != Exit::Code(0);
+        if exit != Exit::Code(0) {
+            self.give_up_after(run, &format!("its command {exit}"));
+        }
+        Ok(Reply::Done)
+    }
+
+    /// Ends the waits of runs that were to start only if `run` succeeds.
+    pub(super) fn give_up_after(&mut self, run: RunId, why: &str) {
+        let in_vain = |after: &After| after.run == run && after.succeeded;
         let in_vain: Vec<ClaimId> = self
             .state()
             .submitted
@@ -163,11 +171,10 @@ impl Step<'_> {
             .filter(|submission| submission.after.iter().any(in_vain))
             .map(|submission| submission.claim)
             .collect();
+        let why = format!("{run} had to succeed first, and {why}");
         for claim in in_vain {
-            let why = format!("{run} had to succeed first, and its command {exit}");
             self.end_claim_because(claim, ClaimEnd::Impossible, Some(&why));
         }
-        Ok(Reply::Done)
     }
 
     pub(super) fn renew(&mut self, agent: AgentName) -> Result<Reply, Rejection> {
