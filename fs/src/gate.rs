@@ -18,6 +18,8 @@ pub struct Intent {
     pub units: Vec<WorkUnit>,
     /// The paths whose entries the operation replaces, and whose version therefore counts (G2).
     pub paths: Vec<RelPath>,
+    /// For the rename of a directory: where what base has below it will be.
+    pub arrives: Vec<RelPath>,
     /// For a rename: the path that gets another name, and that name.
     pub moves: Option<(RelPath, RelPath)>,
 }

@@ -37,7 +37,8 @@ impl Run for Claim {
         let mode = if self.shared { Mode::Shared } else { Mode::Exclusive };
         let wants = self.units.iter().map(|typed| Ok(Want { unit: session.unit(typed)?, mode }));
         let wants = wants.collect::<Result<_, Error>>()?;
-        let request = ClaimUnits { agent: self.agent, wants, wait: self.wait, cause: None };
+        let request =
+            ClaimUnits { agent: self.agent, wants, wait: self.wait, cause: None, on_behalf: false };
         let claimed = session.client.claim(&request)?;
         output::show(global, &claimed, |claimed, page| {
             report::locks::claimed(&claimed.leases, page)

@@ -143,6 +143,7 @@ impl<'s> Held<'s> {
             wants: needed.iter().map(|unit| Want { unit: unit.clone(), mode }).collect(),
             wait: Some(Span(deadline.saturating_duration_since(Instant::now()))),
             cause: Some(words.join(" ")),
+            on_behalf: false,
         };
         let asked = client.clone();
         let claimed = signals.unless_one_comes(move || -> Result<_, ApiError> {

@@ -18,7 +18,8 @@ const AT_ONCE: usize = 1_000;
 
 fn claim(client: &Client, agent: &AgentName, wants: Vec<Want>) {
     let wait = Some(Span(Duration::from_mins(10)));
-    client.claim(&ClaimUnits { agent: Some(agent.clone()), wants, wait, cause: None }).unwrap();
+    let (agent, cause, on_behalf) = (Some(agent.clone()), None, false);
+    client.claim(&ClaimUnits { agent, wants, wait, cause, on_behalf }).unwrap();
 }
 
 fn hold(client: &Client, count: usize) {

@@ -5,6 +5,7 @@
 //! any directory, one with a slash is relative to the workspace's root; what matches a directory
 //! matches all below it. `*` stays within a name, `**` does not.
 
+use crate::path::RelPath;
 use crate::unit::WorkUnit;
 use globset::{Candidate, GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,8 @@ use std::str::FromStr;
 #[serde(try_from = "String", into = "String")]
 pub struct Pattern {
     text: String,
+    /// The path from the root, for one that is not meant in any directory.
+    anchor: Option<String>,
     itself: GlobMatcher,
 }
 
@@ -34,6 +37,15 @@ impl Pattern {
             Some(path) => path.ancestors().any(|at| self.matches_bytes(at.as_bytes())),
             None => self.matches_bytes(unit.to_string().as_bytes()),
         }
+    }
+
+    /// Whether something strictly below `dir` may be meant.
+    pub fn may_match_below(&self, dir: &RelPath) -> bool {
+        let Some(rest) = self.anchor.as_deref() else { return true };
+        let is_plain = |name: &&str| !name.contains(['*', '?', '[', '{', '\\']);
+        let names: Vec<&[u8]> = rest.split('/').take_while(is_plain).map(str::as_bytes).collect();
+        let anchor = RelPath::from_components(&names);
+        dir.contains(&anchor) || anchor.contains(dir)
     }
 
     /// Whether a name, such as an agent's, is one that is meant.
@@ -62,7 +74,8 @@ impl FromStr for Pattern {
         let glob = if anchored || path == "**" { path.to_owned() } else { format!("**/{path}") };
         let built = GlobBuilder::new(&glob).literal_separator(true).backslash_escape(true).build();
         let itself = built.map_err(|error| wrong(error.kind().to_string()))?.compile_matcher();
-        Ok(Self { text: text.to_owned(), itself })
+        let anchor = anchored.then(|| path.to_owned());
+        Ok(Self { text: text.to_owned(), anchor, itself })
     }
 }
 
@@ -100,6 +113,17 @@ mod tests {
 
     fn matches(pattern: &str, unit: &str) -> bool {
         pattern.parse::<Pattern>().unwrap().matches(&unit.parse().unwrap())
+    }
+
+    #[test]
+    fn what_may_match_below_a_directory_is_known_by_the_beginning() {
+        let below = |pattern: &str, dir: &str| {
+            let pattern: Pattern = pattern.parse().unwrap();
+            pattern.may_match_below(&dir.parse().unwrap())
+        };
+        assert!(below("*.lock", "src") && below("src/gen/*", "src") && below("src/*/x", "src/a"));
+        assert!(below("src/gen", "src") && below("src/gen", ""));
+        assert!(!below("src/gen", "doc") && !below("src/gen/*", "doc"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! overrides an earlier one in that, and in nothing else. A run keeps the rules it began with: they
 //! are in the journal, so that its decisions can be replayed (G7).
 
-use crate::config::{Span, Unclaimed};
+use crate::config::{FILE_NAME, Span, Unclaimed};
 use crate::ids::AgentName;
 use crate::locks::Priority;
 use crate::path::RelPath;
@@ -44,6 +44,18 @@ pub enum Access {
     ReadOnly,
     /// Neither.
     Forbidden,
+}
+
+impl Access {
+    /// As `agentfs.toml` writes it.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Write => "write",
+            Self::Protected => "protected",
+            Self::ReadOnly => "read-only",
+            Self::Forbidden => "forbidden",
+        }
+    }
 }
 
 /// What is different for certain units and agents: `[[policy]]` in `agentfs.toml`.
@@ -96,7 +108,10 @@ pub struct Terms {
 impl Policy {
     /// What holds for `unit`.
     pub fn terms(&self, unit: &WorkUnit) -> Terms {
-        let (access, ttl) = (Access::Write, None);
+        // Who could write the rules would be above them.
+        let is_rules = unit.path().is_some_and(|path| path.as_bytes() == FILE_NAME.as_bytes());
+        let access = if is_rules { Access::Protected } else { Access::Write };
+        let ttl = None;
         let mut terms = Terms { access, unclaimed: self.unclaimed, wait: self.wait, ttl };
         for rule in self.rules.iter().filter(|rule| rule.is_about(unit)) {
             terms.access = rule.access.unwrap_or(terms.access);
@@ -122,6 +137,13 @@ impl Policy {
         self
     }
 
+    /// Whether a write of something strictly below `dir` may be a question to the operator.
+    pub fn may_ask_below(&self, dir: &RelPath) -> bool {
+        let asks = |rule: &&Rule| rule.unclaimed == Some(Unclaimed::Ask);
+        let mut patterns = self.rules.iter().filter(asks).flat_map(|rule| &rule.units);
+        patterns.any(|pattern| pattern.may_match_below(dir))
+    }
+
     /// The shortest time that a lease may outlive the last sign of life.
     pub fn shortest_ttl(&self) -> Duration {
         let own = self.rules.iter().filter_map(|rule| rule.ttl);
@@ -130,9 +152,6 @@ impl Policy {
 
     /// Whether a write of `unit` by itself needs nobody's leave.
     pub fn is_open(&self, unit: &WorkUnit) -> bool {
-        if self.rules.is_empty() {
-            return self.unclaimed == Unclaimed::Claim;
-        }
         let terms = self.terms(unit);
         terms.access == Access::Write && terms.unclaimed == Unclaimed::Claim
     }

@@ -6,6 +6,7 @@
 use crate::path::RelPath;
 use crate::unit::{InvalidUnit, Mode, WorkUnit};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -50,14 +51,24 @@ impl Want {
 /// Each unit once, in the stronger of the modes it is wanted in, and none that another one of
 /// them covers; in the order of their first mention.
 pub fn merged(wants: impl IntoIterator<Item = Want>) -> Vec<Want> {
-    let mut merged: Vec<Want> = Vec::new();
-    for want in wants {
-        if !merged.iter().any(|kept| kept.covers(&want)) {
-            merged.retain(|kept| !want.covers(kept));
-            merged.push(want);
-        }
+    let wants: Vec<Want> = wants.into_iter().collect();
+    // By unit, the strongest mode of each; what covers a unit is at it or above it.
+    let mut strongest: BTreeMap<&WorkUnit, Mode> = BTreeMap::new();
+    for want in &wants {
+        let mode = strongest.entry(&want.unit).or_insert(want.mode);
+        *mode = want.mode.max(*mode);
     }
-    merged
+    let is_covered = |want: &Want| {
+        let above = want.unit.path().into_iter().flat_map(RelPath::ancestors);
+        above.map(WorkUnit::Dir).filter(|dir| *dir != want.unit).any(|dir| {
+            dir.covers(&want.unit) && strongest.get(&dir).is_some_and(|mode| *mode >= want.mode)
+        })
+    };
+    let mut told = BTreeSet::new();
+    let kept = wants.iter().filter(|want| {
+        strongest.get(&want.unit) == Some(&want.mode) && !is_covered(want) && told.insert(*want)
+    });
+    kept.cloned().collect()
 }
 
 impl FromStr for Want {

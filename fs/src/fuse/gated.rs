@@ -1,7 +1,7 @@
 //! From a request that writes to the gate and back, without holding up a session thread.
 
 use super::Adapter;
-use crate::gate::{Intent, Permit, Requester};
+use crate::gate::{Intent, Permit, Refusal, Requester};
 use crate::view::{FsError, View, is_virtual_path};
 use agentfs_core::{RelPath, WorkUnit};
 
@@ -80,10 +80,20 @@ impl Adapter {
         if wants.iter().any(|want| is_virtual_path(want.path())) {
             return answer(Err(FsError::Virtual));
         }
+        // Also of what is private: it may be base's content that is read or given another name.
+        if wants.iter().any(|want| !self.view.gate().may_read(want.path())) {
+            return answer(Err(Refusal::Denied.into()));
+        }
         let counted: Vec<&Want> = wants.iter().filter(|want| want.counts(&self.view)).collect();
         if counted.is_empty() && !wants.is_empty() {
             return self.act(Permit::scratch(), wants, act, answer);
         }
+        // What is below a directory that is renamed is judged by its new place, too.
+        let moved = |want: &&Want| match (want, wants) {
+            (Want::Below(path, _), [Want::Dir(from), Want::Dir(to), ..]) => path.rebase(from, to),
+            _ => None,
+        };
+        let arrives: Vec<RelPath> = counted.iter().filter_map(moved).collect();
         let moves = match wants {
             [Want::File(from) | Want::Kept(from) | Want::Dir(from), to, ..]
                 if operation == RENAME =>
@@ -95,6 +105,7 @@ impl Adapter {
         let intent = Intent {
             operation,
             moves,
+            arrives,
             units: counted.iter().filter_map(|want| want.unit()).collect(),
             paths: counted.iter().map(|want| want.path().clone()).collect(),
         };
@@ -103,7 +114,7 @@ impl Adapter {
             return self.act(permit, wants, act, answer);
         }
         let (view, workers) = (self.view.clone(), self.workers.clone());
-        let then = move |permit: Result<Permit, crate::gate::Refusal>| {
+        let then = move |permit: Result<Permit, Refusal>| {
             workers.run(move || match permit {
                 Ok(permit) => answer(act(&view, &permit)),
                 Err(refusal) => answer(Err(refusal.into())),

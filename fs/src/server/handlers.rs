@@ -92,14 +92,14 @@ pub(super) async fn claim(
     ConnectInfo(peer): ConnectInfo<Peer>,
     body: axum::body::Bytes,
 ) -> Answer<Claimed> {
-    let ClaimUnits { agent, wants, wait, cause } = decode(&body)?;
+    let ClaimUnits { agent, wants, wait, cause, on_behalf } = decode(&body)?;
     let agent = context.agent(agent)?;
     if wants.is_empty() {
         return Err(ServiceError::BadRequest("name at least one unit to claim".to_owned()));
     }
     let by = match context.caller {
-        Caller::Operator => Asker::Operator,
-        Caller::Agent(_) => Asker::Agent,
+        Caller::Operator if !on_behalf => Asker::Operator,
+        Caller::Operator | Caller::Agent(_) => Asker::Agent,
     };
     let mut request = asked_for(agent, wants, wait.map(|wait| wait.0), by);
     if let Some(cause) = cause {

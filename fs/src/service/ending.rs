@@ -94,7 +94,9 @@ impl Owner {
         if changed == 0 {
             self.drop_copies(&agent);
         } else if publishes {
-            let may = self.refuse_stale_reads(&agent);
+            let may = self
+                .refuse_out_of_bounds(&agent, &changes, false)
+                .and_then(|()| self.refuse_stale_reads(&agent));
             if let Err(error) = may.and_then(|()| self.apply_set(&agent, &changes, still)) {
                 let (agent, why) = (agent.clone(), error.to_string());
                 self.command(Command::KeepPending { agent, why })?;
@@ -197,7 +199,13 @@ mod tests {
         fn permit(&mut self, name: &str) -> Permit {
             let path: RelPath = name.parse().unwrap();
             let units = vec![WorkUnit::File(path.clone())];
-            let intent = Intent { operation: "open", units, paths: vec![path], moves: None };
+            let intent = Intent {
+                operation: "open",
+                units,
+                paths: vec![path],
+                arrives: vec![],
+                moves: None,
+            };
             if let Some(permit) = self.owner.agents[&alice()].gate.already(&intent) {
                 return permit;
             }

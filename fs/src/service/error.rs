@@ -6,10 +6,11 @@ use crate::git::GitError;
 use crate::store::StoreError;
 use crate::view::{ScratchError, ViewError};
 use agentfs_api::types::{ErrorCode, StaleRead};
-use agentfs_core::AgentName;
 use agentfs_core::changeset::Conflict;
 use agentfs_core::config::InvalidConfig;
 use agentfs_core::machine::{Misfit, Rejection};
+use agentfs_core::policy::Access;
+use agentfs_core::{AgentName, RelPath};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +75,19 @@ pub enum ServiceError {
         agent: AgentName,
         /// What it has read.
         stale: Vec<StaleRead>,
+    },
+    /// The policy lets agents not write something that was changed.
+    #[error(
+        "{agent}'s changes can't be applied: a policy of agentfs.toml says that {path} is {}; \
+         {}", access.in_words(), way_out(agent, *access)
+    )]
+    OutOfBounds {
+        /// Whose changes.
+        agent: AgentName,
+        /// What.
+        path: RelPath,
+        /// What agents may do there.
+        access: Access,
     },
     /// A path of the change set is being written.
     #[error(
@@ -150,6 +164,15 @@ fn paths(conflicts: &[Conflict]) -> String {
     shown.join(", ")
 }
 
+fn way_out(agent: &AgentName, access: Access) -> String {
+    match access {
+        Access::Protected => {
+            format!("look at it (`agentctl diff {agent}`), then `agentctl apply {agent}`")
+        }
+        _ => format!("have {agent} take it back, or `agentctl discard {agent}`"),
+    }
+}
+
 fn count(files: usize) -> String {
     if files == 1 { "a file that".to_owned() } else { format!("{files} files that") }
 }
@@ -199,7 +222,7 @@ impl ServiceError {
             | Self::BeingWritten { .. }
             | Self::StillRunning(_)
             | Self::RunsAlive(_) => ErrorCode::Conflict,
-            Self::Forbidden(_) => ErrorCode::Forbidden,
+            Self::Forbidden(_) | Self::OutOfBounds { .. } => ErrorCode::Forbidden,
             Self::BadRequest(_) | Self::NoSuchProcess(_) | Self::Config(_) | Self::Scratch(_) => {
                 ErrorCode::BadRequest
             }

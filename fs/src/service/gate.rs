@@ -81,6 +81,7 @@ impl Known {
         let open = |unit: &WorkUnit| self.policy.as_ref().is_none_or(|p| p.is_open(unit));
         let open_path = |path: &RelPath| open(&WorkUnit::File(path.clone()));
         intent.units.iter().all(|unit| unit.path().is_some_and(lent) && current(unit) && open(unit))
+            && intent.arrives.iter().all(open_path)
             && intent
                 .paths
                 .iter()
@@ -438,7 +439,7 @@ mod tests {
     fn writes(path: &str) -> Intent {
         let path: RelPath = path.parse().unwrap();
         let units = vec![WorkUnit::File(path.clone())];
-        Intent { operation: "open", units, paths: vec![path], moves: None }
+        Intent { operation: "open", units, paths: vec![path], arrives: vec![], moves: None }
     }
 
     #[test]
@@ -484,7 +485,13 @@ mod tests {
 
     #[test]
     fn making_a_directory_needs_a_live_run_and_nothing_else() {
-        let mkdir = Intent { operation: "mkdir", units: vec![], paths: vec![], moves: None };
+        let mkdir = Intent {
+            operation: "mkdir",
+            units: vec![],
+            paths: vec![],
+            arrives: vec![],
+            moves: None,
+        };
         let gate = gate_over(None);
         assert!(gate.already(&mkdir).is_none());
         gate.open(None);
@@ -523,6 +530,7 @@ mod tests {
             operation: "rmdir",
             units: vec![WorkUnit::Dir(path(dir))],
             paths: vec![path(dir)],
+            arrives: vec![],
             moves: None,
         };
         assert!(gate.already(&rmdir("d")).is_none(), "something in it is pinned");

@@ -14,7 +14,8 @@ use crate::view::{Scratch, View};
 use agentfs_api::types::{Outcome, Settled};
 use agentfs_core::changeset::{BasedOn, Before, ChangeSet, Conflict};
 use agentfs_core::machine::{Command, Underway};
-use agentfs_core::{AgentName, RelPath, WorkUnit};
+use agentfs_core::policy::Access;
+use agentfs_core::{AgentName, RelPath, Want, WorkUnit};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -110,6 +111,8 @@ impl Owner {
         let outcome = if changes.is_empty() {
             Outcome::Nothing
         } else {
+            // Who applies by hand may apply what is protected.
+            self.refuse_out_of_bounds(agent, &changes, true)?;
             if !stale {
                 self.refuse_stale_reads(agent)?;
             }
@@ -117,6 +120,34 @@ impl Owner {
             Outcome::Applied { version: self.state().base_version }
         };
         Ok(self.settled(agent, changes, outcome, &before))
+    }
+
+    /// Refuses changes where the policy lets agents not write, however they came there: a new
+    /// directory can be filled under one name and get another.
+    pub(super) fn refuse_out_of_bounds(
+        &self,
+        agent: &AgentName,
+        changes: &ChangeSet,
+        by_operator: bool,
+    ) -> Result<(), ServiceError> {
+        let state = self.state();
+        let run = state.agent(agent)?.latest.and_then(|run| state.runs.get(&run));
+        let Some(policy) = run.map(|run| &run.policy) else { return Ok(()) };
+        for change in &changes.changes {
+            let want = Want::exclusive(WorkUnit::File(change.path.clone()));
+            let access = policy.terms(&want.unit).access;
+            let given = || state.locks.held(agent, &want).is_some_and(|lease| lease.by_operator);
+            let may = match access {
+                Access::Write => true,
+                Access::Protected => by_operator || given(),
+                Access::ReadOnly | Access::Forbidden => false,
+            };
+            if !may {
+                let path = change.path.clone();
+                return Err(ServiceError::OutOfBounds { agent: agent.clone(), path, access });
+            }
+        }
+        Ok(())
     }
 
     /// Drops an agent's changes.

@@ -59,11 +59,13 @@ impl Look {
         path: &RelPath,
         looked: &Looked,
     ) -> Vec<StaleRead> {
-        // What can't be looked at is not said to be stale.
-        let Ok(now) = changeset::signature(base, path) else { return Vec::new() };
+        // What can't be looked at is not known to be what it was.
+        let found = changeset::signature(base, path);
+        let is_same = found.as_ref().is_ok_and(|now| Fingerprint::from(*now) == looked.version);
+        let now = found.unwrap_or(None);
         let stale = |(change, since)| self.told(reader, path, looked, change, since);
         let mut found = Vec::new();
-        if Fingerprint::from(now) != looked.version {
+        if !is_same {
             found.push(stale(self.applied_since(path, looked, now)));
         }
         let others = self.underway.get(path).into_iter().flatten();
@@ -183,9 +185,9 @@ impl Owner {
     /// What the agent's work rests on that base has in another version by now. What can't be
     /// looked at is left out.
     pub(super) fn stale_reads_of(&mut self, agent: &AgentName) -> Vec<StaleRead> {
-        let stale = self.look_at_reads(Some(agent)).stale().unwrap_or_default();
-        let in_base = |read: &StaleRead| !matches!(read.change, ReadChange::Underway { .. });
-        stale.into_iter().filter(in_base).collect()
+        let mut stale = self.look_at_reads(Some(agent)).stale().unwrap_or_default();
+        stale.retain(is_in_base);
+        stale
     }
 
     /// Where `isolation = "serializable"`, changes that rest on old versions are not applied.
@@ -193,11 +195,18 @@ impl Owner {
         if self.config.isolation != Isolation::Serializable {
             return Ok(());
         }
-        match self.stale_reads_of(agent) {
-            stale if stale.is_empty() => Ok(()),
-            stale => Err(ServiceError::StaleReads { agent: agent.clone(), stale }),
+        let mut stale = self.look_at_reads(Some(agent)).stale()?;
+        stale.retain(is_in_base);
+        if stale.is_empty() {
+            return Ok(());
         }
+        Err(ServiceError::StaleReads { agent: agent.clone(), stale })
     }
+}
+
+/// Whether base has another version by now, and not only another agent.
+fn is_in_base(read: &StaleRead) -> bool {
+    !matches!(read.change, ReadChange::Underway { .. })
 }
 
 fn open(root: &Path) -> Result<OwnedFd, ServiceError> {

@@ -222,6 +222,8 @@ impl Owner {
     /// wrong with one agent is logged, and is no reason not to serve the others.
     pub(super) fn recover(&mut self) -> Result<(), ServiceError> {
         self.command(Command::Configure(self.config.settings()))?;
+        // First of all: what ends now must not be granted to somebody who has gone.
+        self.end_stale_waits()?;
         self.finish_applies()?;
         let agents: Vec<AgentName> = self.state().agents.keys().cloned().collect();
         for agent in agents {
@@ -246,7 +248,6 @@ impl Owner {
                 tracing::error!(%agent, %error, "its view can't be served again");
             }
         }
-        self.end_stale_waits()?;
         if let Err(error) = self.forget_idle_gits() {
             tracing::error!(%error, "copies of the repository that nobody needs are still there");
         }
@@ -257,7 +258,8 @@ impl Owner {
     /// Claims that waited when the last daemon ended: whoever waited has long had an error.
     fn end_stale_waits(&mut self) -> Result<(), ServiceError> {
         let stale: Vec<_> = self.state().locks.queue().map(|claim| claim.id).collect();
-        for claim in stale {
+        // The last in line first: that lets nobody go ahead.
+        for claim in stale.into_iter().rev() {
             // Ending one may have granted another.
             if self.state().locks.claim(claim).is_some() {
                 self.command(Command::Cancel { claim })?;

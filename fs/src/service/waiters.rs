@@ -227,6 +227,13 @@ impl Owner {
     /// Registers a run; `reply` hears of it when it has started.
     pub(super) fn submit(&mut self, request: RunRequest, reply: Started) {
         let process = request.process.clone();
+        // Asked again: the last daemon had started it, and died before it could say so.
+        let own =
+            self.state().runs.values().find(|run| run.ended.is_none() && run.process == process);
+        if let Some(run) = own {
+            let started = (run.id, run.agent.clone());
+            return self.reply_started(reply, Ok(started));
+        }
         let said = match self.command(Command::StartRun(Box::new(request))) {
             Ok(Reply::Started(run, agent)) => Ok((run, agent)),
             Ok(Reply::Waiting(claim)) => {
@@ -390,7 +397,7 @@ pub(super) fn write_of(agent: &AgentName, intent: &Intent) -> ClaimRequest {
         cause: intent.operation.to_owned(),
         origin: Origin::Write,
         by: Asker::Agent,
-        touches: intent.paths.clone(),
+        touches: intent.paths.iter().chain(&intent.arrives).cloned().collect(),
         moves: intent.moves.clone(),
     }
 }

@@ -276,6 +276,8 @@ impl Holder {
             wants: vec![Want { unit: unit.clone(), mode }],
             wait: Some(agentfs_core::config::Span(wait)),
             cause: Some(exec.command.clone()),
+            // The policy speaks of what agents run, not of who tells.
+            on_behalf: true,
         };
         self.client.claim(&request).await.map(|_| !before)
     }

@@ -96,6 +96,9 @@ pub struct ClaimUnits {
     /// What claims them, for sentences, such as a command; none for "claim".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// Whether it counts as the agent's own wish although the operator's program makes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_behalf: bool,
 }
 
 /// The answer to [`ClaimUnits`].

@@ -93,6 +93,9 @@ pub struct Claim {
     /// Whether the operator claims it for the agent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_operator: bool,
+    /// For a rename: the path that gets another name, and that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moves: Option<(RelPath, RelPath)>,
 }
 
 /// A claim as journals have it: older ones with one mode for all units, and without a rank.
@@ -115,6 +118,7 @@ struct StoredClaim {
     asks: bool,
     #[serde(default)]
     by_operator: bool,
+    moves: Option<(RelPath, RelPath)>,
 }
 
 impl From<StoredClaim> for Claim {
@@ -133,6 +137,7 @@ impl From<StoredClaim> for Claim {
             origin: stored.origin,
             asks: stored.asks,
             by_operator: stored.by_operator,
+            moves: stored.moves,
         }
     }
 }
@@ -525,7 +530,6 @@ impl LockTable {
     pub(crate) fn approve(&mut self, id: ClaimId) -> bool {
         let Some(claim) = self.queue.get_mut(&id) else { return false };
         claim.asks = false;
-        claim.by_operator = true;
         self.held_back.remove(&id);
         true
     }

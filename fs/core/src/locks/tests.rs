@@ -38,6 +38,7 @@ fn claim(id: u64, who: &str, what: &[&str]) -> Claim {
         origin: Origin::Write,
         asks: false,
         by_operator: false,
+        moves: None,
     }
 }
 

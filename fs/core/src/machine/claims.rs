@@ -27,6 +27,12 @@ pub(super) struct Grantee<'a> {
 impl Step<'_> {
     pub(super) fn claim(&mut self, request: ClaimRequest) -> Reply {
         let ClaimRequest { agent, wants, wait, cause, origin, by, touches, moves } = request;
+        if wants.len() > MOST_UNITS {
+            let (unit, waiting) =
+                (wants[0].unit.clone(), self.state().locks.claims_of(&agent).count());
+            let text = explain::too_many(&agent, &unit, wants.len(), waiting);
+            return self.refuse(agent, unit, RefusalKind::TooMany, text);
+        }
         let wants = want::merged(wants);
         let run = self.state().live_run_of(&agent);
         let (run_id, policy) = (run.map(|run| run.id), run.map(|run| run.policy.clone()));
@@ -38,13 +44,25 @@ impl Step<'_> {
             .filter(|w| self.state().locks.held(&agent, w).is_none())
             .cloned()
             .collect();
+        // What is below a directory that is renamed, and not held otherwise.
+        let is_below = |path: &&RelPath| {
+            let dir = |want: &Want| want.unit.path() != Some(*path) && want.unit.covers_path(path);
+            wants.iter().any(dir)
+        };
+        let below = touches.iter().filter(is_below).cloned().map(WorkUnit::File);
+        let below: Vec<Want> = below
+            .map(Want::exclusive)
+            .filter(|want| self.state().locks.held(&agent, want).is_none())
+            .collect();
         if let Some((unit, why)) = self.out_of_bounds(&agent, policy.as_ref(), &wants, &touches, by)
         {
             let text = explain::out_of_bounds(&agent, &unit, &cause, why);
             return self.refuse(agent, unit, RefusalKind::OutOfBounds(why), text);
         }
         if origin == Origin::Write
-            && let Some(unit) = self.denied(&agent, policy.as_ref(), &missing, moves.as_ref())
+            && let Some(unit) = self
+                .denied(&agent, policy.as_ref(), &missing, moves.as_ref())
+                .or_else(|| self.denied(&agent, policy.as_ref(), &below, moves.as_ref()))
         {
             let text = explain::denied(&agent, &unit, &cause);
             return self.refuse(agent, unit, RefusalKind::Denied, text);
@@ -52,7 +70,10 @@ impl Step<'_> {
         let grantee =
             Grantee { agent: &agent, run: run_id, origin, by_operator: by == Asker::Operator };
         let asks = by == Asker::Agent
-            && policy.as_ref().is_some_and(|p| missing.iter().any(|w| asks(p, w)));
+            && policy.as_ref().is_some_and(|policy| {
+                missing.iter().any(|want| asks(policy, want, origin))
+                    || below.iter().any(|want| asks(policy, want, origin))
+            });
         let priority = policy.as_ref().map(|policy| policy.priority).unwrap_or_default();
         let id = ClaimId(self.state().last_claim.0 + 1);
         let place = Place { rank: Rank::of(self.now, priority), claim: id };
@@ -66,7 +87,7 @@ impl Step<'_> {
             return Reply::Granted;
         };
         let waiting = self.state().locks.claims_of(&agent).count();
-        if wants.len() > MOST_UNITS || waiting >= MOST_CLAIMS {
+        if waiting >= MOST_CLAIMS {
             let text = explain::too_many(&agent, &first, wants.len(), waiting);
             return self.refuse(agent, first, RefusalKind::TooMany, text);
         }
@@ -83,6 +104,7 @@ impl Step<'_> {
             origin,
             asks,
             by_operator: by == Asker::Operator,
+            moves,
         };
         let circle = self.state().locks.deadlock(&agent, &claim.wants, Some(place));
         if let Some(circle) = circle.filter(|_| !asks) {
@@ -117,7 +139,7 @@ impl Step<'_> {
         touches: &[RelPath],
         by: Asker,
     ) -> Option<(WorkUnit, Access)> {
-        let policy = policy.filter(|policy| !policy.rules.is_empty())?;
+        let policy = policy?;
         let locks = &self.state().locks;
         let given = |want: &Want| locks.held(agent, want).is_some_and(|lease| lease.by_operator);
         let touched = touches.iter().cloned().map(WorkUnit::File).map(Want::exclusive);
@@ -235,6 +257,7 @@ impl Step<'_> {
         }
         let (run, origin, by_operator) = (claim.run, claim.origin, claim.by_operator);
         self.grant(&Grantee { agent: &claim.agent, run, origin, by_operator }, &claim.wants);
+        self.carry_over(&claim.agent, claim.moves.as_ref());
     }
 
     /// Grants what can be granted, in the order of the queue, until nothing can any more. Only
@@ -416,7 +439,7 @@ impl Step<'_> {
             let to_take = claim.wants.iter().flat_map(|want| locks.to_take(&claim.agent, want));
             let to_take = to_take.collect();
             let stolen = self.take_away(to_take);
-            self.grant_claim(&Claim { by_operator: true, ..claim });
+            self.grant_claim(&claim);
             return Ok(Reply::Stolen(stolen));
         }
         Ok(Reply::Waiting(id))
@@ -430,11 +453,11 @@ impl Step<'_> {
         if let Some(agent) = to.as_ref().filter(|agent| agent.as_str() != OPERATOR) {
             self.state().agent(agent)?;
         }
-        let spared = to.clone().unwrap_or_else(|| OPERATOR.parse().expect("it is a name"));
         let wants = [Want::exclusive(unit.clone())];
         let locks = &self.state().locks;
-        let is_anothers =
-            |lease: &&Lease| lease.agent != spared && !locks.works_for(&spared, &lease.agent);
+        let is_anothers = |lease: &&Lease| {
+            to.as_ref().is_none_or(|to| lease.agent != *to && !locks.works_for(to, &lease.agent))
+        };
         let theirs = locks.overlapping(&unit).filter(is_anothers);
         let theirs = theirs.map(|lease| lease.token).collect();
         let stolen = self.take_away(theirs);
@@ -479,9 +502,14 @@ const NEVER_STARTED: &str = "it never started";
 /// A place that nobody is ahead of.
 const FIRST: Place = Place { rank: Rank(i64::MIN), claim: ClaimId(0) };
 
-/// Whether the operator has to be asked for `want`.
-fn asks(policy: &Policy, want: &Want) -> bool {
-    policy.terms(&want.unit).unclaimed == Unclaimed::Ask
+/// Whether the operator has to be asked for `want`: also for a directory that an agent asks for and
+/// in which something may have to be asked for, because it would have that with it.
+fn asks(policy: &Policy, want: &Want, origin: Origin) -> bool {
+    let below = match &want.unit {
+        WorkUnit::Dir(dir) => origin != Origin::Write && policy.may_ask_below(dir),
+        _ => false,
+    };
+    below || policy.terms(&want.unit).unclaimed == Unclaimed::Ask
 }
 
 /// The longest that one of the wants may be waited for.

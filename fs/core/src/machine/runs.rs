@@ -30,10 +30,10 @@ impl Step<'_> {
         self.may_begin(&agent, &after)?;
         let parent = parent.map(|run| Ok(self.state().live_run(run)?.agent.clone())).transpose()?;
         let policy = policy.of(&agent);
-        let wants = want::merged(wants);
         if wants.len() > super::MOST_UNITS {
             return Err(Rejection::TooManyUnits(wants.len()));
         }
+        let wants = want::merged(wants);
         // Whoever starts the run speaks for the operator, but what agents may never write it
         // can't give either.
         let out = self.out_of_bounds(&agent, Some(&policy), &wants, &[], Asker::Operator);
@@ -65,6 +65,7 @@ impl Step<'_> {
             origin: Origin::Start,
             asks: false,
             by_operator: true,
+            moves: None,
         };
         let place = Some(claim.place());
         let locks = self.state().locks.if_works_for(&agent, submission.parent.as_ref());
