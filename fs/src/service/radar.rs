@@ -1,7 +1,7 @@
 //! The radar: who has read what another has changed since, or is changing now.
 //!
 //! Gates know at once what their run opens for reading, the journal hears of it within a second
-//! ([`Owner::note_reads`]): nobody waits for that, and a power cut may take the last second of it.
+//! ([`Owner::note_reads`]): nobody waits for that, and the daemon's death may take the last second of it.
 //! Whether a read is stale is asked of base itself, when somebody wants to know: a `stat` for each
 //! path that was read, apart from the owner ([`Look`]) but for an apply, which has to be sure.
 

@@ -132,15 +132,17 @@ impl Units {
         if !held.trees.remove(&tree) || !held.trees.is_empty() {
             return false;
         }
-        if held.settled && !held.ours {
-            self.held.remove(unit);
-            return false;
+        if held.settled && held.ours {
+            held.settled = false;
+            return true;
         }
-        held.settled = false;
-        true
+        // Never granted (the daemon takes back by itself what it grants to nobody), or somebody
+        // else's to give back.
+        self.held.remove(unit);
+        false
     }
 
-    /// The daemon has the unit back, or never gave it.
+    /// The daemon has the unit back.
     pub fn gone(&mut self, unit: &WorkUnit) {
         if self.held.get(unit).is_some_and(|held| held.trees.is_empty()) {
             self.held.remove(unit);
@@ -195,6 +197,18 @@ mod tests {
         units.settle(third, &test, false);
         assert!(!units.leave(third, &test), "somebody else's to give back");
         assert!(units.ours().is_empty());
+    }
+
+    #[test]
+    fn what_was_never_granted_is_not_given_back() {
+        let mut units = Units::default();
+        let build = unit("build");
+        let now = Instant::now();
+        let (first, second) = (units.plant(None, "make", now), units.plant(None, "make", now));
+        assert_eq!(units.take(first, &build, Mode::Exclusive), Turn::Ask);
+        assert_eq!(units.take(second, &build, Mode::Exclusive), Turn::Wait);
+        assert!(!units.leave(first, &build), "the agent may hold it shared for another reason");
+        assert_eq!(units.take(second, &build, Mode::Exclusive), Turn::Ask);
     }
 
     #[test]

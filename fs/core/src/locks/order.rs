@@ -4,7 +4,8 @@
 //! had it come one [`HEAD_START`] earlier for each step of its priority above `low`. Its place
 //! never changes by itself, so waiting *is* the ageing, and the order is the same whenever it is
 //! asked for. The bound: of all claims that come later than twice the head start after a claim,
-//! none goes ahead of it, whatever their priorities; so nobody starves. (An operator who moves
+//! none goes ahead of it, whatever their priorities; so nobody starves. (Those of agents that it
+//! waits for anyway do, because nobody holds up whom it waits for; and an operator who moves
 //! claims by hand can break that.)
 
 use crate::ids::ClaimId;

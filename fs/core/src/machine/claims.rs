@@ -204,6 +204,31 @@ impl Step<'_> {
             let (origin, ttl, by_operator) = (old.origin, old.ttl, old.by_operator);
             self.emit(Event::Granted { lease: Lease { token, origin, ttl, by_operator, ..new } });
         }
+        self.carry_over_below(agent, from, to);
+    }
+
+    /// The same for what was asked for below a directory.
+    fn carry_over_below(&mut self, agent: &AgentName, from: &RelPath, to: &RelPath) {
+        let below = self.state().locks.overlapping(&WorkUnit::Dir(from.clone()));
+        let asked = below.filter(|l| l.agent == *agent && l.origin != Origin::Write).cloned();
+        let moved: Vec<Lease> = asked
+            .filter_map(|lease| {
+                let path = lease.unit.path().filter(|path| *path != from)?.rebase(from, to)?;
+                let unit = match lease.unit {
+                    WorkUnit::Dir(_) => WorkUnit::Dir(path),
+                    _ => WorkUnit::File(path),
+                };
+                Some(Lease { unit, ..lease })
+            })
+            .collect();
+        for lease in moved {
+            let mut there = self.state().locks.leases_at(agent, &lease.unit);
+            if there.all(|other| other.unit != lease.unit) {
+                drop(there);
+                let (token, since) = (Token(self.state().last_token.0 + 1), self.now);
+                self.emit(Event::Granted { lease: Lease { token, since, ..lease } });
+            }
+        }
     }
 
     /// Whether `unit` looks like the temporary name under which an editor saves a file that the

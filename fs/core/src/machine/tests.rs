@@ -248,6 +248,29 @@ fn deny_refuses_what_was_not_claimed_but_not_an_editors_temporary_name() {
 }
 
 #[test]
+fn leases_that_were_asked_for_go_with_their_paths_also_after_a_wait_and_below_directories() {
+    let mut s = Story::with(&["alice", "bob"]);
+    s.claim("alice", "src/a src/sub/", Origin::Asked);
+    s.claim("bob", "lib/x", Origin::Asked);
+    let renames = ClaimRequest {
+        agent: name("alice"),
+        wants: ["src/", "lib/"].map(|dir| Want::exclusive(unit(dir))).to_vec(),
+        wait: None,
+        cause: "rename".into(),
+        origin: Origin::Write,
+        by: Asker::Agent,
+        touches: vec![],
+        moves: Some(("src".parse().unwrap(), "lib".parse().unwrap())),
+    };
+    assert_eq!(s.run(Command::Claim(renames)), Ok(Reply::Waiting(ClaimId(1))));
+    s.run(Command::Release { agent: name("bob"), unit: unit("lib/x") }).unwrap();
+    let asked = s.machine.state.locks.leases().filter(|lease| lease.origin == Origin::Asked);
+    let mut asked: Vec<String> = asked.map(|lease| lease.unit.to_string()).collect();
+    asked.sort();
+    assert_eq!(asked, ["lib/a", "lib/sub/", "src/a", "src/sub/"]);
+}
+
+#[test]
 fn a_deadlock_is_refused_at_once() {
     let mut s = Story::with(&["alice", "bob"]);
     s.write("alice", "a");
